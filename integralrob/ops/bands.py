@@ -1,0 +1,231 @@
+"""Bands: the sparse rows that turn control values on one axis into samples at arbitrary points.
+
+A band holds, for each of `M` points, a first node `start[m]` and `T` consecutive weights `weight[m, :]`. Interpolation kernel,
+padding, antialiasing and quadrature all live in these few numbers, so the sampling kernels never learn of them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from .._checks import check_choice, check_int, check_real, check_tensor, describe
+
+Band = tuple[Tensor, Tensor]
+
+PADDINGS = ("border", "zeros", "reflection")
+
+
+def cubic_band(
+    points: Tensor,
+    size: int,
+    scale: Tensor | None = None,
+    *,
+    a: float = -0.75,
+    padding: str = "border",
+    antialias: bool = False,
+) -> Band:
+    r"""Weights of Keys' cubic convolution for sampling one axis of `size` control values at `points`.
+
+    Node `s` sits at ``-1 + 2 s / (size - 1)``, so a point `p` has the node position ``x = (p + 1) / 2 · (size - 1)`` and
+    sample `m` is ``Σ_s scale[m] · k(x_m - s) · values[s]``, with
+
+    .. math:: k(u) = \begin{cases} (a+2)|u|^3 - (a+3)u^2 + 1 & |u| \le 1 \\ a(|u|^3 - 5u^2 + 8|u| - 4) & 1 < |u| < 2 \end{cases}
+
+    ``a = -0.75`` is what ``F.grid_sample(mode="bicubic", align_corners=True)`` uses; ``a = -0.5`` reproduces quadratics and
+    converges with order 3.
+
+    Args:
+        points: ``[M]``, any order, inside [-1, 1] or not, finite.
+        size: number of control values, at least 2.
+        scale: ``[M]`` factors (quadrature weights), or None.
+        a: the kernel's parameter, finite.
+        padding: what a tap outside the axis reads: the nearest node (``border``), nothing (``zeros``), or the node mirrored
+            at the end nodes (``reflection``).
+        antialias: widen the kernel at each point by the local spacing of the points in node units (if that is above 1),
+            drop the taps outside and normalise, as ``F.interpolate(antialias=True)`` does; `padding` has then no effect and
+            points beyond half a node outside the axis count as half a node outside.
+
+    Returns:
+        ``start`` int64 ``[M]`` and ``weight`` float64 ``[M, T]`` (float32 on devices without float64), with
+        ``start + T <= size``. ``T = min(4, size)``, or with `antialias` ``min(size, ⌈4 · largest spacing⌉)``; under
+        `torch.compile`, where `T` must not depend on data, the antialiased band is dense (``T = size``).
+        Differentiable in `points` and `scale`, any number of times. If neither needs a gradient the result is cached, by the identity and version of the
+        tensors: treat it as read-only, and do not write to the points through ``.data``.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+
+    Complexity: ``O(M · T)``.
+
+    Source: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29(6), 1981.
+
+    >>> start, weight = cubic_band(torch.tensor([-1.0, 0.25, 1.0]), 5)
+    >>> start.tolist(), weight[1].tolist()
+    ([0, 1, 1], [-0.09375, 0.59375, 0.59375, -0.09375])
+    """
+    return cubic_band_as(None, points, size, scale, a, padding, antialias)
+
+
+def cubic_band_as(
+    dtype: torch.dtype | None,
+    points: Tensor,
+    size: int,
+    scale: Tensor | None,
+    a: float,
+    padding: str,
+    antialias: bool,
+) -> Band:
+    """`cubic_band` with its weights cast to `dtype` (None: as computed), and the cast ones cached."""
+    _check_arguments(points, size, scale, a, padding)
+    tensors = (points,) if scale is None else (points, scale)
+    if not _cacheable(tensors):
+        return _cast(_build(points, size, scale, a, padding, antialias), dtype)
+    key = (dtype, tuple((id(t), t._version) for t in tensors), size, a, padding, bool(antialias))
+    band = _cache.get(key, tensors)
+    if band is None:
+        with torch.no_grad():
+            band = _cast(_build(points, size, scale, a, padding, antialias), dtype)
+        _cache.put(key, tensors, band)
+    return band
+
+
+def _cast(band: Band, dtype: torch.dtype | None) -> Band:
+    start, weight = band
+    return start, weight if dtype is None else weight.to(dtype)
+
+
+def _check_arguments(points: Tensor, size: int, scale: Tensor | None, a: float, padding: str) -> None:
+    check_tensor("points", points)
+    if points.dim() != 1 or points.shape[0] == 0:
+        raise ValueError(f"points: expected a non-empty tensor of shape [M], got {describe(points)}")
+    check_int("size", size, minimum=2)
+    check_choice("padding", padding, PADDINGS)
+    if not abs(check_real("a", a)) < math.inf:
+        raise ValueError(f"a: expected a finite number, got {a}")
+    if scale is not None:
+        check_tensor("scale", scale)
+        if scale.shape != points.shape or scale.device != points.device:
+            raise ValueError(
+                f"scale: expected shape {tuple(points.shape)} on {points.device} like points, "
+                f"got {describe(scale)} on {scale.device}"
+            )
+
+
+def keys_kernel(u: Tensor, a: float) -> Tensor:
+    """Keys' cubic convolution kernel ``k(u)``; zero for ``|u| >= 2``.
+
+    Written in ``u²`` and ``|u|·u²`` so that autograd's second derivative is right at ``u = 0`` too.
+    """
+    square, distance = u * u, u.abs()
+    inner = (a + 2) * distance * square - (a + 3) * square + 1
+    outer = a * (distance * square - 5 * square + 8 * distance - 4)
+    return torch.where(distance <= 1, inner, torch.where(distance < 2, outer, torch.zeros_like(u)))
+
+
+def _build(points: Tensor, size: int, scale: Tensor | None, a: float, padding: str, antialias: bool) -> Band:
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(points.detach()).all()):
+        raise ValueError("points: expected finite values, got NaN or infinity")
+    dtype = torch.float32 if points.device.type == "mps" else torch.float64
+    position = (points.to(dtype) + 1) * ((size - 1) / 2)
+    # A point that was meant to be a node is one: round-off must not spill 1e-16 onto the neighbours.
+    nearest = position.detach().round()
+    is_node = (position.detach() - nearest).abs() <= 1e-12 * size
+    position = torch.where(is_node, position + (nearest - position).detach(), position)
+    start, weight = _antialiased(position, size, a) if antialias else _interpolating(position, size, a, padding)
+    if scale is not None:
+        weight = weight * scale.to(dtype)[:, None]
+    return start, weight
+
+
+def _interpolating(position: Tensor, size: int, a: float, padding: str) -> Band:
+    """Four taps around each position; a tap outside lands on, and adds its weight to, the node that `padding` names."""
+    taps = min(4, size)
+    base = position.detach().floor()
+    offset = torch.arange(-1, 3, dtype=position.dtype, device=position.device)
+    weight = keys_kernel((position - base)[:, None] - offset, a)
+    node = base[:, None] + offset
+    inside = torch.ones_like(node, dtype=torch.bool)
+    if padding == "reflection":
+        node = node.remainder(2 * (size - 1))
+        node = torch.minimum(node, 2 * (size - 1) - node)
+    elif padding == "zeros":
+        inside = (node >= 0) & (node <= size - 1)
+        weight = torch.where(inside, weight, torch.zeros_like(weight))
+    node = node.clamp(0, size - 1).long()
+    first = torch.where(inside, node, size).amin(1)
+    start = first.clamp(0, size - taps)
+    slot = torch.where(inside, node - start[:, None], 0)
+    folded = weight.new_zeros(position.shape[0], taps).scatter_add(1, slot, weight)
+    return start, folded
+
+
+def _antialiased(position: Tensor, size: int, a: float) -> Band:
+    """The kernel widened by the local spacing, over the nodes inside the axis, normalised to sum 1."""
+    spacing = _local_spacing(position, size)
+    width = torch.where(spacing > 1 + 1e-9, spacing, torch.ones_like(spacing))
+    position = position.clamp(-0.5, size - 0.5)
+    if torch.compiler.is_compiling():
+        taps = size
+    else:
+        taps = min(size, math.ceil(4 * float(width.detach().max()) - 1e-9))
+    first = (position.detach() - 2 * width.detach()).floor().long() + 1
+    start = first.clamp(0, size - taps)
+    node = start[:, None] + torch.arange(taps, device=position.device)
+    weight = keys_kernel((position[:, None] - node) / width[:, None], a)
+    return start, weight / weight.sum(1, keepdim=True)
+
+
+def _local_spacing(position: Tensor, size: int) -> Tensor:
+    """Half the distance between the two neighbours of each point, in nodes; one-sided at the ends; `size` for one point."""
+    if position.shape[0] == 1:
+        return torch.full_like(position, size)
+    ahead = position[1:] - position[:-1]
+    inner = (position[2:] - position[:-2]) / 2
+    return torch.cat([ahead[:1], inner, ahead[-1:]]).abs()
+
+
+class _BandCache:
+    """The most recently used bands, keyed by the identity and version of the tensors they were made from."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.lock = threading.Lock()
+        self.entries: OrderedDict[Hashable, tuple[tuple[weakref.ref[Tensor], ...], Band]] = OrderedDict()
+
+    def get(self, key: Hashable, tensors: tuple[Tensor, ...]) -> Band | None:
+        with self.lock:
+            entry = self.entries.get(key)
+            if entry is None:
+                return None
+            sources, band = entry
+            # An id can be used again by another tensor once the first is gone.
+            if any(source() is not tensor for source, tensor in zip(sources, tensors, strict=True)):
+                del self.entries[key]
+                return None
+            self.entries.move_to_end(key)
+            return band
+
+    def put(self, key: Hashable, tensors: tuple[Tensor, ...], band: Band) -> None:
+        with self.lock:
+            self.entries[key] = tuple(weakref.ref(tensor) for tensor in tensors), band
+            if len(self.entries) > self.capacity:
+                self.entries.popitem(last=False)
+
+
+_cache = _BandCache(capacity=1024)
+
+
+def _cacheable(tensors: tuple[Tensor, ...]) -> bool:
+    # Tensors made under inference_mode have no version, and while tracing there is no identity to speak of.
+    return not (
+        torch.compiler.is_compiling()
+        or any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
+        or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+    )

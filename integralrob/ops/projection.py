@@ -1,0 +1,252 @@
+"""Projections onto the l-infinity ball, and the fused sign step of projected gradient descent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_real, check_tensor, describe
+from . import reference
+from ._library import define, library
+from .reference.projection import linf_limits
+from .reference.sampling import arithmetic_dtype
+
+Bounds = tuple[float, float] | None
+
+_project_linf = define(
+    "project_linf(Tensor delta, Tensor eps, Tensor? center, float lower, float upper) -> Tensor",
+    reference=lambda delta, eps, center, lower, upper: reference.project_linf(
+        delta, eps, center=center, bounds=(lower, upper)
+    ),
+    fake=lambda delta, eps, center, lower, upper: delta.new_empty(delta.shape),
+)
+
+_STEP_ARGUMENTS = "Tensor grad, Tensor x, {kind} eps, {kind} step_size, float lower, float upper"
+
+
+def _reference_step(x_adv: Tensor, grad: Tensor, x: Tensor, eps: Any, step_size: Any, lower: float, upper: float) -> Tensor:
+    return reference.linf_step(x_adv, grad, x, eps, step_size, bounds=(lower, upper))
+
+
+def _reference_step_(x_adv: Tensor, *rest: Any) -> None:
+    x_adv.copy_(_reference_step(x_adv, *rest))
+
+
+def _fake_step(x_adv: Tensor, *rest: Any) -> Tensor:
+    return x_adv.new_empty(x_adv.shape)
+
+
+def _fake_step_(x_adv: Tensor, *rest: Any) -> None:
+    return None
+
+
+# One number for the whole batch, or one per sample ([B]): a plain number costs less per call.
+_linf_step = define(
+    f"linf_step(Tensor x_adv, {_STEP_ARGUMENTS.format(kind='float')}) -> Tensor",
+    reference=_reference_step,
+    fake=_fake_step,
+)
+_linf_step_per_sample = define(
+    f"linf_step.per_sample(Tensor x_adv, {_STEP_ARGUMENTS.format(kind='Tensor')}) -> Tensor",
+    reference=_reference_step,
+    fake=_fake_step,
+)
+_linf_step_ = define(
+    f"linf_step_(Tensor(a!) x_adv, {_STEP_ARGUMENTS.format(kind='float')}) -> ()",
+    reference=_reference_step_,
+    fake=_fake_step_,
+)
+_linf_step_per_sample_ = define(
+    f"linf_step_.per_sample(Tensor(a!) x_adv, {_STEP_ARGUMENTS.format(kind='Tensor')}) -> ()",
+    reference=_reference_step_,
+    fake=_fake_step_,
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    delta, eps, center, ctx.lower, ctx.upper = inputs
+    ctx.save_for_backward(delta, eps, center)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """On each entry the result is one of: `delta`, `±eps`, a bound minus `center`, or 0 (center outside the bounds)."""
+    delta, eps, center = ctx.saved_tensors
+    lower, upper = linf_limits(delta, eps, center, (ctx.lower, ctx.upper))
+    radius = eps.reshape(-1, *[1] * (delta.dim() - 1))
+    above, below = delta > upper, delta < lower
+    grad_delta = grad.masked_fill(above | below, 0)
+    grad_eps = grad_center = None
+    wide = grad.to(eps.dtype)
+    if ctx.needs_input_grad[1]:
+        sign = (above & (upper == radius)).to(wide) - (below & (lower == -radius)).to(wide)
+        per_row = (wide * sign).flatten(1).sum(1)
+        grad_eps = per_row if eps.numel() > 1 or delta.shape[0] == 1 else per_row.sum().reshape(1)
+    if center is not None and ctx.needs_input_grad[2]:
+        at_box = (above & (upper < radius) & (upper > 0)) | (below & (lower > -radius) & (lower < 0))
+        grad_center = -grad.masked_fill(~at_box, 0)
+    return grad_delta, grad_eps, grad_center, None, None
+
+
+torch.library.register_autograd(_project_linf.name(), _backward, setup_context=_setup_context, lib=library)
+
+
+def _check_batch(name: str, tensor: Tensor) -> None:
+    check_tensor(name, tensor)
+    if tensor.dim() == 0:
+        raise ValueError(f"{name}: expected shape [B, ...], got {describe(tensor)}")
+
+
+def _check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    check_tensor(name, tensor)
+    if tensor.shape != other.shape or tensor.dtype != other.dtype or tensor.device != other.device:
+        raise ValueError(
+            f"{name}: expected {describe(other)} on {other.device} like {other_name}, got {describe(tensor)} on {tensor.device}"
+        )
+
+
+def check_bounds(bounds: Bounds) -> Bounds:
+    """None, or a pair of numbers ``lo <= hi``."""
+    if bounds is None:
+        return None
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"bounds: expected a pair of numbers (lo, hi) or None, got {describe(bounds)}")
+    lower, upper = check_real("bounds", bounds[0]), check_real("bounds", bounds[1])
+    if lower > upper:
+        raise ValueError(f"bounds: expected lo <= hi, got ({lower}, {upper})")
+    return lower, upper
+
+
+def check_per_sample(name: str, value: float | Tensor, batch: Tensor) -> float | Tensor:
+    """A number of at least 0, or a tensor ``[B]`` of such (on a GPU its values are not looked at: that would wait for it)."""
+    if not isinstance(value, Tensor):
+        return check_real(name, value, minimum=0)
+    check_tensor(name, value)
+    if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, batch.shape[0])):
+        raise ValueError(f"{name}: expected a number or shape [{batch.shape[0]}], one per sample, got {describe(value)}")
+    if value.device != batch.device:
+        raise ValueError(f"{name}: expected it on {batch.device} like the batch, got {value.device}")
+    if value.device.type == "cpu" and not torch.compiler.is_compiling() and bool((value.detach() < 0).any()):
+        raise ValueError(f"{name}: expected values of at least 0, got {value.min().item()}")
+    return value
+
+
+def _as_rows(value: float | Tensor, batch: Tensor) -> Tensor:
+    """``[1]`` or ``[B]``, in the type that the kernels compute in."""
+    dtype = arithmetic_dtype(batch.dtype)
+    if isinstance(value, Tensor):
+        return value.to(dtype).reshape(-1)
+    return torch.full((1,), value, dtype=dtype, device=batch.device)
+
+
+def project_linf(
+    delta: Tensor, eps: float | Tensor, *, center: Tensor | None = None, bounds: Bounds = None
+) -> Tensor:
+    """The Euclidean projection of each sample's perturbation on ``{‖δ‖∞ ≤ eps} ∩ {lo ≤ center + δ ≤ hi}``.
+
+    Entrywise ``clip(delta, max(-eps, l), min(eps, u))`` with ``l = min(lo - center, 0)`` and ``u = max(hi - center, 0)``, so the
+    set is never empty, even where `center` lies outside the bounds.
+
+    Args:
+        delta: perturbations ``[B, ...]``; float16, bfloat16, float32 or float64 (half types are computed in float32).
+        eps: radius, at least 0: a number, or one per sample ``[B]``.
+        center: the clean inputs, like `delta`; needed for `bounds` to mean anything, and only together with them.
+        bounds: ``(lo, hi)`` of valid inputs, or None.
+
+    Returns:
+        A tensor like `delta`; entries already inside are bit-identical. NaN stays NaN. Differentiable in `delta`, `eps` and `center`: entries
+        that were clipped pass their gradient to the limit that clipped them, entries on a limit pass it to `delta`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+
+    Complexity: one pass over memory.
+
+    >>> project_linf(torch.tensor([[0.5, -0.1]]), 0.25).tolist()
+    [[0.25, -0.10000000149011612]]
+    """
+    _check_batch("delta", delta)
+    bounds = check_bounds(bounds)
+    if (center is None) != (bounds is None):
+        raise ValueError("center: expected center and bounds together, or neither; got one of them")
+    if center is not None:
+        _check_like("center", center, "delta", delta)
+    rows = _as_rows(check_per_sample("eps", eps, delta), delta)
+    lower, upper = bounds or (-math.inf, math.inf)
+    return _project_linf(delta, rows, center, lower, upper)
+
+
+def linf_step(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    *,
+    bounds: Bounds = (0.0, 1.0),
+) -> Tensor:
+    """One fused step of l-infinity PGD: ``clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``.
+
+    Args:
+        x_adv: current adversarial inputs ``[B, ...]``; float16, bfloat16, float32 or float64.
+        grad: gradient of the objective to ascend, like `x_adv`.
+        x: clean inputs, like `x_adv`.
+        eps: radius of the ball, at least 0: a number, or one per sample ``[B]``.
+        step_size: at least 0, a number or one per sample ``[B]``.
+        bounds: ``(lo, hi)`` of valid inputs, or None.
+
+    Returns:
+        The next adversarial inputs, a new tensor like `x_adv`. An entry whose gradient is 0 does not move; a NaN stays in its
+        entry. Not differentiable.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+
+    Complexity: one pass: three tensors read, one written.
+
+    Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+
+    >>> x = torch.tensor([[0.5, 0.9]])
+    >>> linf_step(x, torch.tensor([[-3.0, 2.0]]), x, eps=0.25, step_size=0.125).tolist()
+    [[0.375, 1.0]]
+    """
+    arguments, per_sample = _check_step(x_adv, grad, x, eps, step_size, bounds)
+    return (_linf_step_per_sample if per_sample else _linf_step)(x_adv.detach(), *arguments)
+
+
+def linf_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    *,
+    bounds: Bounds = (0.0, 1.0),
+) -> Tensor:
+    """`linf_step` in place: writes the next adversarial inputs into `x_adv` and returns it.
+
+    >>> x = torch.tensor([[0.5]])
+    >>> x_adv = x.clone()
+    >>> linf_step_(x_adv, torch.ones(1, 1), x, eps=0.25, step_size=1.0) is x_adv, x_adv.item()
+    (True, 0.75)
+    """
+    arguments, per_sample = _check_step(x_adv, grad, x, eps, step_size, bounds)
+    (_linf_step_per_sample_ if per_sample else _linf_step_)(x_adv.detach(), *arguments)
+    return x_adv
+
+
+def _check_step(
+    x_adv: Tensor, grad: Tensor, x: Tensor, eps: float | Tensor, step_size: float | Tensor, bounds: Bounds
+) -> tuple[tuple[Any, ...], bool]:
+    _check_batch("x_adv", x_adv)
+    _check_like("grad", grad, "x_adv", x_adv)
+    _check_like("x", x, "x_adv", x_adv)
+    lower, upper = check_bounds(bounds) or (-math.inf, math.inf)
+    eps = check_per_sample("eps", eps, x_adv)
+    step_size = check_per_sample("step_size", step_size, x_adv)
+    per_sample = isinstance(eps, Tensor) or isinstance(step_size, Tensor)
+    if per_sample:
+        eps, step_size = _as_rows(eps, x_adv).detach(), _as_rows(step_size, x_adv).detach()
+    return (grad.detach(), x.detach(), eps, step_size, lower, upper), per_sample
