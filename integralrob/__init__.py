@@ -1,7 +1,19 @@
 """integralrob: integral neural networks and adversarial robustness, on fused kernels."""
 
-from . import ops, partition, quadrature
+from . import attacks, nn, ops, partition, quadrature
+from .build_info import build_info
+from .conversion import IntegralModel, convert
 
-__all__ = ["__version__", "ops", "partition", "quadrature"]
+__all__ = [
+    "IntegralModel",
+    "__version__",
+    "attacks",
+    "build_info",
+    "convert",
+    "nn",
+    "ops",
+    "partition",
+    "quadrature",
+]
 
 __version__ = "0.1.0"

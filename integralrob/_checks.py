@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def check_int(name: str, value: Any, minimum: int) -> int:
         raise TypeError(f"{name}: expected an int of at least {minimum}, got {describe(value)}")
     if value < minimum:
         raise ValueError(f"{name}: expected an int of at least {minimum}, got {value}")
-    return value
+    return cast(int, value)
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:

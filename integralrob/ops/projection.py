@@ -27,7 +27,9 @@ _project_linf = define(
 _STEP_ARGUMENTS = "Tensor grad, Tensor x, {kind} eps, {kind} step_size, float lower, float upper"
 
 
-def _reference_step(x_adv: Tensor, grad: Tensor, x: Tensor, eps: Any, step_size: Any, lower: float, upper: float) -> Tensor:
+def _reference_step(
+    x_adv: Tensor, grad: Tensor, x: Tensor, eps: Any, step_size: Any, lower: float, upper: float
+) -> Tensor:
     return reference.linf_step(x_adv, grad, x, eps, step_size, bounds=(lower, upper))
 
 
@@ -125,7 +127,9 @@ def check_per_sample(name: str, value: float | Tensor, batch: Tensor) -> float |
         return check_real(name, value, minimum=0)
     check_tensor(name, value)
     if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, batch.shape[0])):
-        raise ValueError(f"{name}: expected a number or shape [{batch.shape[0]}], one per sample, got {describe(value)}")
+        raise ValueError(
+            f"{name}: expected a number or shape [{batch.shape[0]}], one per sample, got {describe(value)}"
+        )
     if value.device != batch.device:
         raise ValueError(f"{name}: expected it on {batch.device} like the batch, got {value.device}")
     if value.device.type == "cpu" and not torch.compiler.is_compiling() and bool((value.detach() < 0).any()):
@@ -141,9 +145,7 @@ def _as_rows(value: float | Tensor, batch: Tensor) -> Tensor:
     return torch.full((1,), value, dtype=dtype, device=batch.device)
 
 
-def project_linf(
-    delta: Tensor, eps: float | Tensor, *, center: Tensor | None = None, bounds: Bounds = None
-) -> Tensor:
+def project_linf(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = None, bounds: Bounds = None) -> Tensor:
     """The Euclidean projection of each sample's perturbation on ``{‖δ‖∞ ≤ eps} ∩ {lo ≤ center + δ ≤ hi}``.
 
     Entrywise ``clip(delta, max(-eps, l), min(eps, u))`` with ``l = min(lo - center, 0)`` and ``u = max(hi - center, 0)``, so the
@@ -198,8 +200,8 @@ def linf_step(
         bounds: ``(lo, hi)`` of valid inputs, or None.
 
     Returns:
-        The next adversarial inputs, a new tensor like `x_adv`. An entry whose gradient is 0 does not move; a NaN stays in its
-        entry. Not differentiable.
+        The next adversarial inputs, a new tensor like `x_adv`. An entry whose gradient is 0 does not move; one whose
+        gradient is NaN becomes NaN, and no other. Not differentiable.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.

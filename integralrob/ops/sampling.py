@@ -146,7 +146,9 @@ def _check_band(suffix: str, band: Band, values: Tensor, size: int | None) -> No
         if tensor.device != values.device:
             raise ValueError(f"{name}: expected it on {values.device} like the values, got {tensor.device}")
     if size is not None and weight.shape[1] > size:
-        raise ValueError(f"{weight_name}: expected at most {size} taps for {size} control values, got {weight.shape[1]}")
+        raise ValueError(
+            f"{weight_name}: expected at most {size} taps for {size} control values, got {weight.shape[1]}"
+        )
 
 
 def sample_1d(values: Tensor, start: Tensor, weight: Tensor) -> Tensor:

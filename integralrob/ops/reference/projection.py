@@ -32,7 +32,9 @@ def linf_limits(
     if center is None or bounds is None:
         return -radius, radius
     wide = center.to(radius.dtype)
-    return torch.maximum(-radius, (bounds[0] - wide).clamp(max=0)), torch.minimum(radius, (bounds[1] - wide).clamp(min=0))
+    return torch.maximum(-radius, (bounds[0] - wide).clamp(max=0)), torch.minimum(
+        radius, (bounds[1] - wide).clamp(min=0)
+    )
 
 
 def linf_step(
@@ -48,7 +50,9 @@ def linf_step(
     radius, step = _per_row(eps, x), _per_row(step_size, x)
     lower, upper = bounds or (-math.inf, math.inf)
     wide_x = x.to(radius.dtype)
-    moved = x_adv.to(radius.dtype) + step * grad.to(radius.dtype).sign()
+    wide_grad = grad.to(radius.dtype)
+    sign = torch.where(wide_grad.isnan(), wide_grad, wide_grad.sign())
+    moved = x_adv.to(radius.dtype) + step * sign
     inside = torch.minimum(torch.maximum(moved, wide_x - radius), wide_x + radius)
     return inside.clamp(lower, upper).to(x_adv.dtype)
 

@@ -1,0 +1,46 @@
+# make demo | test | bench | clean: each sets itself up in .venv; a second run reuses all of it.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Names the torch that .venv holds, so that another TORCH installs again.
+DEPENDENCIES := $(VENV)/.dependencies-$(subst /,_,$(subst $(eval) ,_,$(TORCH)))
+NATIVE := build/native.stamp
+SOURCES := CMakeLists.txt setup.py $(shell find csrc tests/cpp -type f)
+CXX_FILES := $(filter %.h %.cpp %.cu,$(SOURCES))
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test bench check clean
+
+demo: $(NATIVE)
+	$(BIN)/python -m integralrob demo
+
+test: check $(NATIVE)
+	ctest --test-dir build/native --output-on-failure --no-tests=error
+	$(BIN)/python -m pytest
+
+check: $(NATIVE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/mypy
+
+bench: $(NATIVE)
+	$(BIN)/python -m integralrob bench
+
+$(DEPENDENCIES): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install 'setuptools>=77' wheel ninja $(TORCH)
+	INTEGRALROB_NATIVE=0 $(PIP) install --no-build-isolation -e '.[demo,test]'
+	rm -f $(VENV)/.dependencies-*
+	touch $@
+
+# The C++ tests are built along with the library: they share its kernels.
+$(NATIVE): $(DEPENDENCIES) $(SOURCES)
+	mkdir -p build
+	CMAKE_ARGS="-DINTEGRALROB_TESTS=ON $(CMAKE_ARGS)" $(BIN)/python setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	touch $@
+
+clean:
+	rm -rf build $(VENV) *.egg-info integralrob/_native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

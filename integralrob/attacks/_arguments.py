@@ -1,0 +1,98 @@
+"""Checks of the arguments that all attacks share. They read values and so wait for the device: once per attack."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_tensor, describe
+from ..ops.projection import Bounds, check_per_sample
+from ..ops.reference.sampling import arithmetic_dtype
+from .balls import PerSample
+
+
+def check_model(model: Any) -> None:
+    """A callable."""
+    if not callable(model):
+        raise TypeError(f"model: expected a module or another callable x -> logits, got {describe(model)}")
+
+
+def check_samples(x: Any, y: Any, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """`x` floating-point ``[B, ...]`` within `bounds` and `y` int64 ``[B]``, detached, for use in autograd."""
+    check_tensor("x", x)
+    if x.ndim == 0 or (len(x) and not x.numel()):
+        raise ValueError(f"x: expected samples along the first axis, each with values, got {describe(x)}")
+    check_tensor("y", y, floating=False)
+    if y.dtype != torch.int64:
+        raise TypeError(f"y: expected class indices of dtype torch.int64, got {describe(y)}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y: expected one class index per sample, shape ({len(x)},), got {describe(y)}")
+    if y.device != x.device:
+        raise ValueError(f"y: expected a tensor on {x.device} like x, got one on {y.device}")
+    if x.numel():
+        _check_range(x, bounds)
+    return _usable(x), _usable(y)
+
+
+def _check_range(x: Tensor, bounds: Bounds) -> None:
+    low, high = (value.item() for value in torch.aminmax(x.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("x: expected finite values, got NaN or infinity")
+    if bounds is not None:
+        # in the dtype of x, so that values clipped to the bounds pass
+        lowest, highest = torch.tensor(bounds, dtype=x.dtype).tolist()
+        if low < lowest or high > highest:
+            raise ValueError(f"x: expected values within bounds {bounds}, got values from {low:.6g} to {high:.6g}")
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    with torch.inference_mode(False):
+        tensor = tensor.detach().contiguous()
+        return tensor.clone() if tensor.is_inference() else tensor  # autograd refuses to save inference tensors
+
+
+def check_finite_per_sample(name: str, value: Any, x: Tensor) -> PerSample:
+    """A finite number of at least 0, or a tensor of such, one per sample, which comes back in the type of the sums."""
+    value = check_per_sample(name, value, x)
+    if not isinstance(value, Tensor):
+        if math.isinf(value):
+            raise ValueError(f"{name}: expected a finite number, got {value}")
+        return value
+    value = value.detach().to(arithmetic_dtype(x.dtype))
+    if not ((value >= 0) & value.isfinite()).all():
+        raise ValueError(f"{name}: expected finite numbers of at least 0, got {value.tolist()}")
+    return value
+
+
+def check_generator(generator: Any, device: torch.device) -> None:
+    """None, or a generator for `device`."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {describe(generator)}")
+    if generator.device.type != device.type:
+        raise ValueError(f"generator: expected one for {device} like x, got one for {generator.device}")
+
+
+def check_logits(logits: Any, y: Tensor) -> None:
+    """Floating-point ``[B, K]`` with K ≥ 2, differentiable, and classes `y` below K."""
+    check_tensor("model", logits)
+    if logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
+        raise ValueError(f"model: expected logits of shape ({len(y)}, at least 2), got {describe(logits)}")
+    if not logits.requires_grad:
+        raise ValueError("model: expected logits that are differentiable in x, got a tensor without gradient")
+    low, high = (value.item() for value in torch.aminmax(y))
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"y: expected class indices from 0 to {logits.shape[1] - 1}, got {low} to {high}")
+
+
+def check_losses(losses: Any, y: Tensor) -> None:
+    """Floating-point ``[B]``, differentiable."""
+    check_tensor("loss", losses)
+    if losses.shape != y.shape:
+        raise ValueError(f"loss: expected one value per sample, shape ({len(y)},), got {describe(losses)}")
+    if not losses.requires_grad:
+        raise ValueError("loss: expected values that are differentiable in the logits, got a tensor without gradient")

@@ -1,0 +1,34 @@
+"""A model as an attack wants it, and back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def frozen(model: Callable[..., Any]) -> Iterator[None]:
+    """Inside the context every submodule is in eval mode and no parameter asks for a gradient.
+
+    On leaving, also by an exception, each flag is what it was: a batch norm that was frozen inside a training model
+    stays so. The flags are set directly, because `train()` would overwrite the submodules' own and may be overridden.
+    A callable that is not an `nn.Module` is left alone.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    training = [module.training for module in modules]
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    try:
+        for module in modules:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+        for parameter in trainable:
+            parameter.requires_grad_(True)
