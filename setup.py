@@ -1,6 +1,7 @@
 """Builds the native libraries with CMake; everything else is in pyproject.toml and CMakeLists.txt.
 
-Environment: CMAKE_ARGS is handed on to CMake; INTEGRALROB_NATIVE=0 leaves the native libraries out (the package works without them, slower).
+Environment: CMAKE_ARGS is handed on to CMake; INTEGRALROB_NATIVE=0 leaves the native libraries out, and the package
+works without them, slower.
 """
 
 import os
@@ -10,6 +11,13 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # older ones cannot read pyproject.toml's license field
+    sys.exit(
+        f"integralrob is built with setuptools 77 or newer, found {setuptools.__version__}: pip install -U setuptools"
+    )
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
