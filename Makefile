@@ -26,7 +26,7 @@ check: $(NATIVE)
 	$(BIN)/mypy
 
 bench: $(NATIVE)
-	$(BIN)/python -m integralrob bench
+	$(BIN)/python -m benchmarks --json build/benchmarks.json
 
 $(DEPENDENCIES): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

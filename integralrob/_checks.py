@@ -47,6 +47,12 @@ def check_tensor(name: str, value: Any, *, floating: bool = True) -> Tensor:
     return value
 
 
+def check_kernel_dtype(name: str, tensor: Tensor) -> None:
+    """A dtype that the kernels know."""
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {tensor.dtype}")
+
+
 def check_real(name: str, value: Any, minimum: float = -math.inf) -> float:
     """A real number (not NaN) of at least `minimum`."""
     if isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):

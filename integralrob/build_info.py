@@ -20,7 +20,7 @@ def build_info() -> dict[str, Any]:
         - ``integralrob``, ``torch``, ``python``: versions;
         - ``libraries``: device type -> file of the native op library that is loaded;
         - ``missing``: device type -> why its library is not loaded (the slow references run instead);
-        - ``instruction_set``: of the CPU kernels in use (``baseline``, ``avx2``, ``avx512``), or None without the library;
+        - ``instruction_set``: of the CPU kernels in use (``baseline``, ``avx2``, ``avx512``), None without the library;
         - ``threads``: ``torch.get_num_threads()``;
         - ``torch_cuda``: CUDA version that torch was built for, or None; ``cuda_devices``: names of the GPUs.
 

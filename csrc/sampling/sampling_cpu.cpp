@@ -68,6 +68,17 @@ INTEGRALROB_INLINE void narrow_row(const A* in, int64_t length, T* out) {
     for (int64_t r = 0; r < length; ++r) out[r] = narrow<T>(in[r]);
 }
 
+// in [nodes] -> outputs [begin, end) of out [points], tap by tap.
+template <typename A>
+void sample_scattered(const A* in, const Taps<A>& taps, int64_t begin, int64_t end, A* out) {
+    for (int64_t m = begin; m < end; ++m) {
+        A sum = 0;
+        for (int64_t k = taps.offset[m]; k < taps.offset[m + 1]; ++k)
+            sum += taps.weight[k] * in[taps.index[k]];
+        out[m] = sum;
+    }
+}
+
 // in [nodes] -> out [points], `Rows` rows at once so that each tile's weights are loaded once for all of
 // them.
 template <int Rows, typename A>
@@ -76,20 +87,17 @@ void sample_scalars(const A* in, int64_t in_stride, const Axis<A>& axis, A* out,
     using V = Vector<A, L>;
     const Tile* tile = axis.tiles.tile.data();
     const A* tile_weight = axis.tiles.weight.data();
-    const int64_t *offset = axis.taps.offset.data(), *index = axis.taps.index.data();
-    const A* weight = axis.taps.weight.data();
     const int64_t points = axis.points();
     for (int64_t begin = 0; begin < points; begin += kTile, ++tile) {
         const int64_t count = std::min(kTile, points - begin);
-        if (tile->span == kSparse) {
+        const auto scattered = [&] {
             for (int row = 0; row < Rows; ++row) {
-                for (int64_t m = begin; m < begin + count; ++m) {
-                    A sum = 0;
-                    for (int64_t k = offset[m]; k < offset[m + 1]; ++k)
-                        sum += weight[k] * in[row * in_stride + index[k]];
-                    out[row * out_stride + m] = sum;
-                }
+                sample_scattered(in + row * in_stride, axis.taps, begin, begin + count,
+                                 out + row * out_stride);
             }
+        };
+        if (tile->span == kSparse) {
+            scattered();
             continue;
         }
         V sum[Rows][Count];
@@ -103,6 +111,16 @@ void sample_scalars(const A* in, int64_t in_stride, const Axis<A>& axis, A* out,
                 const V weights = V::load(w + c * L);
                 for (int row = 0; row < Rows; ++row) sum[row][c].add_product(weights, from[row * in_stride]);
             }
+        }
+        // An infinity or NaN belongs only to the outputs that weigh it, but here all of the tile got 0 · inf
+        // = NaN.
+        V total = V::zero();
+        for (int row = 0; row < Rows; ++row) {
+            for (int c = 0; c < Count; ++c) total.lanes += sum[row][c].lanes;
+        }
+        if (const A any = total.sum(); any != any) {
+            scattered();
+            continue;
         }
         for (int row = 0; row < Rows; ++row) {
             A last[kTile];

@@ -1,7 +1,7 @@
 """The `integralrob::` operators: schemas, pure-torch fallbacks, and the native libraries that replace them.
 
-Schemas are defined here, from Python, and each op's reference is registered for every device. A native library, where one
-could be loaded, registers faster kernels for its device under the same names; nothing else changes.
+Schemas are defined here, from Python, and each op's reference is registered for every device. A native library, where
+one could be loaded, registers faster kernels for its device under the same names; nothing else changes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bands: the sparse rows that turn control values on one axis into samples at arbitrary points.
 
-A band holds, for each of `M` points, a first node `start[m]` and `T` consecutive weights `weight[m, :]`. Interpolation kernel,
-padding, antialiasing and quadrature all live in these few numbers, so the sampling kernels never learn of them.
+A band holds, for each of `M` points, a first node `start[m]` and `T` consecutive weights `weight[m, :]`. Interpolation
+kernel, padding, antialiasing and quadrature all live in these few numbers, so the sampling kernels never learn of them.
 """
 
 from __future__ import annotations
@@ -33,31 +33,33 @@ def cubic_band(
 ) -> Band:
     r"""Weights of Keys' cubic convolution for sampling one axis of `size` control values at `points`.
 
-    Node `s` sits at ``-1 + 2 s / (size - 1)``, so a point `p` has the node position ``x = (p + 1) / 2 · (size - 1)`` and
-    sample `m` is ``Σ_s scale[m] · k(x_m - s) · values[s]``, with
+    Node `s` sits at ``-1 + 2 s / (size - 1)``, so a point `p` has the node position ``x = (p + 1) / 2 · (size - 1)``,
+    and sample `m` is ``Σ_s scale[m] · k(x_m - s) · values[s]`` with
 
-    .. math:: k(u) = \begin{cases} (a+2)|u|^3 - (a+3)u^2 + 1 & |u| \le 1 \\ a(|u|^3 - 5u^2 + 8|u| - 4) & 1 < |u| < 2 \end{cases}
+    .. math:: k(u) = \begin{cases} (a+2)|u|^3 - (a+3)u^2 + 1 & |u| \le 1 \\
+        a(|u|^3 - 5u^2 + 8|u| - 4) & 1 < |u| < 2 \end{cases}
 
-    ``a = -0.75`` is what ``F.grid_sample(mode="bicubic", align_corners=True)`` uses; ``a = -0.5`` reproduces quadratics and
-    converges with order 3.
+    ``a = -0.75`` is what ``F.grid_sample(mode="bicubic", align_corners=True)`` uses; ``a = -0.5`` reproduces quadratics
+    and converges with order 3.
 
     Args:
         points: ``[M]``, any order, inside [-1, 1] or not, finite.
         size: number of control values, at least 2.
         scale: ``[M]`` factors (quadrature weights), or None.
         a: the kernel's parameter, finite.
-        padding: what a tap outside the axis reads: the nearest node (``border``), nothing (``zeros``), or the node mirrored
-            at the end nodes (``reflection``).
+        padding: what a tap outside the axis reads: the nearest node (``border``), nothing (``zeros``), or the node
+            mirrored at the end nodes (``reflection``).
         antialias: widen the kernel at each point by the local spacing of the points in node units (if that is above 1),
-            drop the taps outside and normalise, as ``F.interpolate(antialias=True)`` does; `padding` has then no effect and
-            points beyond half a node outside the axis count as half a node outside.
+            drop the taps outside and normalise, as ``F.interpolate(antialias=True)`` does; `padding` has then no
+            effect, and points beyond half a node outside the axis count as half a node outside.
 
     Returns:
         ``start`` int64 ``[M]`` and ``weight`` float64 ``[M, T]`` (float32 on devices without float64), with
         ``start + T <= size``. ``T = min(4, size)``, or with `antialias` ``min(size, ⌈4 · largest spacing⌉)``; under
         `torch.compile`, where `T` must not depend on data, the antialiased band is dense (``T = size``).
-        Differentiable in `points` and `scale`, any number of times. If neither needs a gradient the result is cached, by the identity and version of the
-        tensors: treat it as read-only, and do not write to the points through ``.data``.
+        Differentiable in `points` and `scale`, any number of times. If neither needs a gradient the result is cached,
+        by the identity and version of the tensors: treat it as read-only, and do not write to the points through
+        ``.data``.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -171,10 +173,8 @@ def _antialiased(position: Tensor, size: int, a: float) -> Band:
     spacing = _local_spacing(position, size)
     width = torch.where(spacing > 1 + 1e-9, spacing, torch.ones_like(spacing))
     position = position.clamp(-0.5, size - 0.5)
-    if torch.compiler.is_compiling():
-        taps = size
-    else:
-        taps = min(size, math.ceil(4 * float(width.detach().max()) - 1e-9))
+    widest = math.inf if torch.compiler.is_compiling() else math.ceil(4 * float(width.detach().max()) - 1e-9)
+    taps = min(size, widest)
     first = (position.detach() - 2 * width.detach()).floor().long() + 1
     start = first.clamp(0, size - taps)
     node = start[:, None] + torch.arange(taps, device=position.device)
@@ -183,7 +183,7 @@ def _antialiased(position: Tensor, size: int, a: float) -> Band:
 
 
 def _local_spacing(position: Tensor, size: int) -> Tensor:
-    """Half the distance between the two neighbours of each point, in nodes; one-sided at the ends; `size` for one point."""
+    """Half the distance between the neighbours of each point, in nodes; one-sided at the ends; `size` for one point."""
     if position.shape[0] == 1:
         return torch.full_like(position, size)
     ahead = position[1:] - position[:-1]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_real, check_tensor, describe
+from .._checks import check_kernel_dtype, check_real, check_tensor, describe
 from . import reference
 from ._library import define, library
 from .reference.projection import linf_limits
@@ -97,6 +97,7 @@ torch.library.register_autograd(_project_linf.name(), _backward, setup_context=_
 
 def _check_batch(name: str, tensor: Tensor) -> None:
     check_tensor(name, tensor)
+    check_kernel_dtype(name, tensor)
     if tensor.dim() == 0:
         raise ValueError(f"{name}: expected shape [B, ...], got {describe(tensor)}")
 
@@ -105,7 +106,8 @@ def _check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> No
     check_tensor(name, tensor)
     if tensor.shape != other.shape or tensor.dtype != other.dtype or tensor.device != other.device:
         raise ValueError(
-            f"{name}: expected {describe(other)} on {other.device} like {other_name}, got {describe(tensor)} on {tensor.device}"
+            f"{name}: expected {describe(other)} on {other.device} like {other_name}, "
+            f"got {describe(tensor)} on {tensor.device}"
         )
 
 
@@ -122,7 +124,7 @@ def check_bounds(bounds: Bounds) -> Bounds:
 
 
 def check_per_sample(name: str, value: float | Tensor, batch: Tensor) -> float | Tensor:
-    """A number of at least 0, or a tensor ``[B]`` of such (on a GPU its values are not looked at: that would wait for it)."""
+    """A number of at least 0, or a tensor ``[B]`` of such (a GPU's is not looked into: that would wait for the GPU)."""
     if not isinstance(value, Tensor):
         return check_real(name, value, minimum=0)
     check_tensor(name, value)
@@ -141,15 +143,15 @@ def _as_rows(value: float | Tensor, batch: Tensor) -> Tensor:
     """``[1]`` or ``[B]``, in the type that the kernels compute in."""
     dtype = arithmetic_dtype(batch.dtype)
     if isinstance(value, Tensor):
-        return value.to(dtype).reshape(-1)
+        return value.to(dtype).reshape(-1).contiguous()
     return torch.full((1,), value, dtype=dtype, device=batch.device)
 
 
 def project_linf(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = None, bounds: Bounds = None) -> Tensor:
     """The Euclidean projection of each sample's perturbation on ``{‖δ‖∞ ≤ eps} ∩ {lo ≤ center + δ ≤ hi}``.
 
-    Entrywise ``clip(delta, max(-eps, l), min(eps, u))`` with ``l = min(lo - center, 0)`` and ``u = max(hi - center, 0)``, so the
-    set is never empty, even where `center` lies outside the bounds.
+    Entrywise ``clip(delta, max(-eps, l), min(eps, u))`` with ``l = min(lo - center, 0)`` and ``u = max(hi - center,
+    0)``, so that the set is never empty, even where `center` lies outside the bounds.
 
     Args:
         delta: perturbations ``[B, ...]``; float16, bfloat16, float32 or float64 (half types are computed in float32).
@@ -158,8 +160,9 @@ def project_linf(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = 
         bounds: ``(lo, hi)`` of valid inputs, or None.
 
     Returns:
-        A tensor like `delta`; entries already inside are bit-identical. NaN stays NaN. Differentiable in `delta`, `eps` and `center`: entries
-        that were clipped pass their gradient to the limit that clipped them, entries on a limit pass it to `delta`.
+        A tensor like `delta`; entries already inside are bit-identical. NaN stays NaN. Differentiable in `delta`, `eps`
+        and `center`: entries that were clipped pass their gradient to the limit that clipped them, entries on a limit
+        pass it to `delta`.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -235,6 +238,8 @@ def linf_step_(
     (True, 0.75)
     """
     arguments, per_sample = _check_step(x_adv, grad, x, eps, step_size, bounds)
+    if not torch.compiler.is_compiling():  # a compiled graph keeps count of its writes by itself
+        torch.autograd.graph.increment_version(x_adv)
     (_linf_step_per_sample_ if per_sample else _linf_step_)(x_adv.detach(), *arguments)
     return x_adv
 

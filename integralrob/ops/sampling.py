@@ -1,8 +1,8 @@
 """Sampling control values through bands: four ops that are the four partial derivatives of one multilinear form.
 
-``L = Σ grad · Σ Σ weight0 · weight1 · values`` is linear in each of its four factors. Each op leaves out one factor `f` and
-returns ``∂L/∂f``; the derivative of ``<c, ∂L/∂f>`` by any other factor is the op for that factor with `c` put in the place of `f`.
-So gradients of every order come from the same four kernels.
+``L = Σ grad · Σ Σ weight0 · weight1 · values`` is linear in each of its four factors. Each op leaves out one factor `f`
+and returns ``∂L/∂f``; the derivative of ``<c, ∂L/∂f>`` by any other factor is the op for that factor with `c` put in
+the place of `f`. So gradients of every order come from the same four kernels.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_int, check_tensor, describe
+from .._checks import check_int, check_kernel_dtype, check_tensor, describe
 from . import reference
 from ._library import define, library
 from .bands import Band, cubic_band_as
 from .reference.sampling import arithmetic_dtype
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-# ---------------------------------------------------------------------------------------------------------------- the ops
+# ------------------------------------------------------------------------------------------------------------- the ops
 
 _sample_1d = define(
     "sample_1d(Tensor values, Tensor start, Tensor weight) -> Tensor",
@@ -65,7 +63,7 @@ _sample_2d_weight1_grad = define(
 )
 
 
-# --------------------------------------------------------------------------------------------------------------- autograd
+# ------------------------------------------------------------------------------------------------------------ autograd
 
 # The factor that an op leaves out -> the op and the names of its arguments.
 _Family = dict[str, tuple[Any, tuple[str, ...]]]
@@ -119,13 +117,12 @@ for _family in (_FAMILY_1D, _FAMILY_2D):
         _register_autograd(_family, _left_out)
 
 
-# ----------------------------------------------------------------------------------------------------------------- public
+# -------------------------------------------------------------------------------------------------------------- public
 
 
 def _check_values(name: str, values: Tensor, shape: str) -> None:
     check_tensor(name, values)
-    if values.dtype not in _FLOATS:
-        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {values.dtype}")
+    check_kernel_dtype(name, values)
     if values.dim() != 3:
         raise ValueError(f"{name}: expected shape {shape}, got {describe(values)}")
 
@@ -149,6 +146,11 @@ def _check_band(suffix: str, band: Band, values: Tensor, size: int | None) -> No
         raise ValueError(
             f"{weight_name}: expected at most {size} taps for {size} control values, got {weight.shape[1]}"
         )
+
+
+def _check_samples(grad: Tensor, dim: int, start: Tensor) -> None:
+    if grad.shape[dim] != start.shape[0]:
+        raise ValueError(f"grad: expected {start.shape[0]} samples along dim {dim}, got {describe(grad)}")
 
 
 def sample_1d(values: Tensor, start: Tensor, weight: Tensor) -> Tensor:
@@ -187,11 +189,14 @@ def sample_1d_adjoint(grad: Tensor, start: Tensor, weight: Tensor, size: int) ->
     check_int("size", size, minimum=1)
     _check_values("grad", grad, "[L, M, R]")
     _check_band("", (start, weight), grad, size)
+    _check_samples(grad, 1, start)
     return _sample_1d_adjoint(grad, start, weight, size)
 
 
 def sample_2d(values: Tensor, start0: Tensor, weight0: Tensor, start1: Tensor, weight1: Tensor) -> Tensor:
-    """Sample the first two axes: ``out[o,i,r] = Σ_s Σ_t weight0[o,s] weight1[i,t] values[start0[o]+s, start1[i]+t, r]``.
+    """Sample the first two axes.
+
+    ``out[o, i, r] = Σ_s Σ_t weight0[o, s] weight1[i, t] values[start0[o] + s, start1[i] + t, r]``
 
     Args:
         values: control values ``[S0, S1, R]``; float16, bfloat16, float32 or float64.
@@ -210,7 +215,8 @@ def sample_2d(values: Tensor, start0: Tensor, weight0: Tensor, start1: Tensor, w
     Source: the fused form of listing 1 of "Integral Neural Networks" (CVPR 2023, supplement).
 
     >>> ones = torch.ones(2, 1)
-    >>> sample_2d(torch.arange(6.0).view(2, 3, 1), torch.tensor([1, 0]), ones, torch.tensor([0, 2]), ones)[..., 0].tolist()
+    >>> rows, columns = torch.tensor([1, 0]), torch.tensor([0, 2])
+    >>> sample_2d(torch.arange(6.0).view(2, 3, 1), rows, ones, columns, ones)[..., 0].tolist()
     [[3.0, 5.0], [0.0, 2.0]]
     """
     _check_values("values", values, "[S0, S1, R]")
@@ -233,6 +239,8 @@ def sample_2d_adjoint(
     _check_values("grad", grad, "[M0, M1, R]")
     _check_band("0", (start0, weight0), grad, size0)
     _check_band("1", (start1, weight1), grad, size1)
+    _check_samples(grad, 0, start0)
+    _check_samples(grad, 1, start1)
     return _sample_2d_adjoint(grad, start0, weight0, start1, weight1, size0, size1)
 
 
@@ -250,13 +258,13 @@ def sample_weight(
 
     Args:
         values: control values in the layout of the weight, e.g. ``[out, in, kh, kw]``.
-        points: one tensor ``[M]`` per entry of `dims` (a single tensor for a single dim), node `s` of an axis of size `S`
-            at ``-1 + 2 s / (S - 1)``.
+        points: one tensor ``[M]`` per entry of `dims` (a single tensor for a single dim); node `s` of an axis of size
+            `S` is at ``-1 + 2 s / (S - 1)``.
         scales: ``[M]`` factors per entry of `dims` (quadrature weights), None for none.
         dims: one or two different dims of `values`, each of size at least 2; negative dims count from the end.
-        a, padding, antialias: see `cubic_band`. The defaults equal ``F.grid_sample(mode="bicubic", align_corners=True)``;
-            ``a=-0.5, antialias=True`` on ``UniformPartition(M, kind="centered", nodes=S)`` equals
-            ``F.interpolate(mode="bicubic", antialias=True)``.
+        a, padding, antialias: see `cubic_band`. The defaults equal ``F.grid_sample(mode="bicubic",
+            align_corners=True)``; ``a=-0.5, antialias=True`` on ``UniformPartition(M, kind="centered", nodes=S)``
+            equals ``F.interpolate(mode="bicubic", antialias=True)``.
 
     Returns:
         The sampled weight: `values` with each size in `dims` replaced by the number of its points. Differentiable in
@@ -319,7 +327,7 @@ def sample_with_bands(values: Tensor, bands: Sequence[Band], dims: Sequence[int]
 
 
 def _check_dims(dims: int | Sequence[int], ndim: int) -> list[int]:
-    listed = [dims] if isinstance(dims, int) else list(dims)
+    listed = list(dims) if isinstance(dims, Sequence) else [dims]
     valid = all(isinstance(dim, int) and not isinstance(dim, bool) and -ndim <= dim < ndim for dim in listed)
     if not valid or not 1 <= len(listed) <= 2 or len({dim % ndim for dim in listed}) != len(listed):
         raise ValueError(f"dims: expected one or two different dims of a {ndim}-dimensional tensor, got {dims!r}")
@@ -327,7 +335,11 @@ def _check_dims(dims: int | Sequence[int], ndim: int) -> list[int]:
 
 
 def _per_dim(name: str, value: Any, count: int) -> list[Any]:
-    listed = [value] * (count if value is None else 1) if value is None or isinstance(value, Tensor) else list(value)
+    if not (value is None or isinstance(value, (Tensor, Sequence))):
+        raise TypeError(f"{name}: expected one tensor for each of the {count} dims, got {describe(value)}")
+    if value is None:
+        return [None] * count
+    listed = [value] if isinstance(value, Tensor) else list(value)
     if len(listed) != count:
         raise ValueError(f"{name}: expected one tensor for each of the {count} dims, got {len(listed)}")
     return listed

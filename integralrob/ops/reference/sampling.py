@@ -1,9 +1,9 @@
 """Sampling in plain torch: one axis at a time, one tap at a time.
 
-These functions are the oracle of the tests and the kernel of last resort. Shapes, as everywhere in the family: control values
-``[S0, S1, R]`` or ``[L, S, R]``, samples ``[M0, M1, R]`` or ``[L, M, R]``, a band ``start [M]``, ``weight [M, T]``. Half precision is
-summed in float32. A tap of weight zero is not read, so that NaN or infinity in a control value reaches only the samples that
-weigh it.
+These functions are the oracle of the tests and the kernel of last resort. Shapes, as everywhere in the family: control
+values ``[S0, S1, R]`` or ``[L, S, R]``, samples ``[M0, M1, R]`` or ``[L, M, R]``, a band ``start [M]``, ``weight [M,
+T]``. Half precision is summed in float32. A tap of weight zero is not read, so that NaN or infinity in a control value
+reaches only the samples that weigh it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def sample_1d_adjoint(grad: Tensor, start: Tensor, weight: Tensor, size: int) ->
 
 def sample_1d_weight_grad(grad: Tensor, values: Tensor, start: Tensor, taps: int) -> Tensor:
     """``out[m, t] = Σ_{l, r} grad[l, m, r] values[l, start[m] + t, r]``."""
-    return _weight_grad(*_widen(grad, values), 1, start, taps)
+    wide_grad, wide_values = _widen(grad, values)
+    return _weight_grad(wide_grad, wide_values, 1, start, taps)
 
 
 def sample_2d(values: Tensor, start0: Tensor, weight0: Tensor, start1: Tensor, weight1: Tensor) -> Tensor:

@@ -1,0 +1,7 @@
+"""From a discrete network to an integral one: channel groups, ordering, batch-norm fusion, and the result."""
+
+from .algorithm import convert
+from .graph import Member, ReportEntry
+from .model import Group, IntegralModel
+
+__all__ = ["Group", "IntegralModel", "Member", "ReportEntry", "convert"]

@@ -1,0 +1,194 @@
+"""Conversion of a discrete network to an integral one: Algorithm 1 of the supplement."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .._checks import describe
+from ..nn.continuous_weight import Sampling
+from ..nn.layers import INTEGRAL_TYPES, Discrete
+from ..partition import UniformPartition
+from . import batchnorm
+from .check import find_fault
+from .example import outputs_of
+from .graph import ChannelGroup, Member, ReportEntry, Traced, trace
+from .model import Group, IntegralModel
+from .ordering import Order, Permutation, channel_distance, resolve_order
+
+__all__ = ["convert"]
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    order: str | Order | None = "two_opt",
+    fuse_bn: bool = True,
+    dims: Collection[str] | None = None,
+    sampling: Sampling | None = None,
+    progress: bool = True,
+) -> IntegralModel:
+    """Turns a trained network into one that can be sampled at any size, and at full size computes the same.
+
+    The groups of connected channels come from torch-pruning's dependency graph: an output axis, what is added to it,
+    and the input axes that read it, through flattening too. The channels of each group are put in an order in which
+    neighbours are alike; then linear and convolution layers become integral layers. Input channels and outputs stay
+    discrete, and so does every group with something in it that has no integral form: see `IntegralModel.report`.
+
+    Args:
+        model: left as it is.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. The groups
+            are traced, and the result is checked, on it; a small one will do.
+        order: "two_opt"; None to keep the order; or a function from the distance matrix (NumPy, float64 ``[S, S]``) to
+            a permutation (position -> channel).
+        fuse_bn: fuse batch norms into the layer before them, in their evaluation form, as the supplement does. Groups
+            with a batch norm left in them stay discrete.
+        dims: names of the groups to convert, or None for all that can be. A group has the name of the first layer that
+            produces its channels.
+        sampling: kernel, partition, antialiasing and quadrature of all layers; see `integralrob.nn.Sampling`.
+        progress: show a progress bar.
+
+    Returns:
+        An `IntegralModel` at full size, on the model's device, with its train and `requires_grad` flags.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above, an unknown name in `dims`, weights that are not finite.
+        RuntimeError: the model cannot be traced; or the outputs at full size differ from the model's, on the example
+            in evaluation mode, by more than 1e-4 relative to the largest output (64 ε of the dtype where that is more).
+            The message names the first layer where they part.
+
+    Complexity: for a group of `S` channels ``O(S²)`` times the weights of one channel, and the ordering's cost.
+
+    Source: "Integral Neural Networks" (CVPR 2023), supplement, appendix C, Algorithm 1.
+
+    >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 10))
+    >>> integral = convert(network, torch.zeros(1, 1, 4, 4), progress=False)
+    >>> integral.sizes
+    {'0': 8}
+    >>> integral.resize(0.5)
+    >>> integral.discretize()[0]
+    Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
+    orderer = resolve_order(order)
+    for name, flag in (("fuse_bn", fuse_bn), ("progress", progress)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name}: expected a bool, got {describe(flag)}")
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling: expected a Sampling or None, got {describe(sampling)}")
+    if isinstance(dims, str) or not (dims is None or isinstance(dims, Collection)):
+        raise TypeError(f"dims: expected a collection of group names or None, got {describe(dims)}")
+
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"model: expected finite weights, got NaN or infinity in {name!r}")
+
+    reference = outputs_of(copy.deepcopy(model).eval(), example_inputs)
+    traced = trace(model, example_inputs, fuse_bn=fuse_bn)
+    groups, report = _select(traced, dims)
+    fused = copy.deepcopy(model)
+    for producer, norm in traced.fusable:
+        batchnorm.fuse(fused, producer, norm)
+    bar = tqdm(groups, desc="ordering channels", unit="group", disable=not progress)
+    orders = {group.name: orderer(channel_distance(_slices(fused, group))) for group in bar}
+
+    def build(groups: Sequence[ChannelGroup]) -> IntegralModel:
+        return _build(fused, groups, orders, sampling or Sampling(), report)
+
+    def fault(integral: IntegralModel) -> str | None:
+        return find_fault(model, integral, example_inputs, reference, dict(traced.fusable))
+
+    integral = build(groups)
+    if fault(integral):
+        # The graph does not tell whose fault it is. A group that works alone stays, the others become discrete again.
+        faults = {group.name: fault(build([group])) for group in groups}
+        report += [ReportEntry(name, name, reason) for name, reason in faults.items() if reason]
+        integral = build([group for group in groups if not faults[group.name]])
+        remaining = fault(integral)
+        if remaining:
+            raise RuntimeError(f"model: the converted network {remaining}")
+    return integral
+
+
+def _select(traced: Traced, dims: Collection[str] | None) -> tuple[list[ChannelGroup], list[ReportEntry]]:
+    """The groups to convert, and the report on the others."""
+    report = list(traced.skipped)
+    if dims is None:
+        return list(traced.groups), report
+    names = {group.name for group in traced.groups} | {entry.name for entry in report}
+    unknown = [name for name in dims if name not in names]
+    if unknown:
+        raise ValueError(f"dims: expected names of groups ({', '.join(sorted(names))}), got {unknown[0]!r}")
+    report += [
+        ReportEntry(group.name, group.name, "is not in dims") for group in traced.groups if group.name not in dims
+    ]
+    return [group for group in traced.groups if group.name in dims], report
+
+
+def _layer(model: nn.Module, name: str) -> Discrete:
+    return cast("Discrete", model.get_submodule(name))
+
+
+def _by_channel(weight: Tensor, member: Member) -> Tensor:
+    """The weight with the member's axis split into channels and block: a view, channels at `member.dim`."""
+    return weight.unflatten(member.dim, (-1, member.block))
+
+
+def _slices(model: nn.Module, group: ChannelGroup) -> list[Tensor]:
+    """What each tensor of the group holds for each channel: tensors ``[S, F]``."""
+    slices = []
+    for member in group.members:
+        layer = _layer(model, member.layer)
+        slices.append(_by_channel(layer.weight, member).movedim(member.dim, 0).flatten(1))
+        if member.dim == 0 and layer.bias is not None:
+            slices.append(layer.bias.unsqueeze(1))
+    return slices
+
+
+def _build(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    orders: Mapping[str, Permutation],
+    sampling: Sampling,
+    report: Sequence[ReportEntry],
+) -> IntegralModel:
+    """A copy of the model with the groups' channels permuted and their layers made continuous (lines 7 to 14)."""
+    model = copy.deepcopy(model)
+    continuous = []
+    axes: dict[str, list[tuple[Member, Group]]] = {}
+    for group in groups:
+        order = tuple(int(channel) for channel in orders[group.name])
+        partition = UniformPartition(group.full_size, kind=sampling.kind, nodes=group.full_size)
+        continuous.append(Group(group.name, group.full_size, group.members, order, partition))
+        for member in group.members:
+            axes.setdefault(member.layer, []).append((member, continuous[-1]))
+    for name, carried in axes.items():
+        layer = _layer(model, name)
+        for member, its_group in carried:
+            _permute_(layer, member, its_group.order)
+        carried.sort(key=lambda pair: pair[0].dim)
+        integral = INTEGRAL_TYPES[type(layer)].from_discrete(
+            layer,
+            dims=[member.dim for member, _ in carried],
+            blocks=[member.block for member, _ in carried],
+            partitions=[its_group.partition for _, its_group in carried],
+            sampling=sampling,
+        )
+        model.set_submodule(name, integral)
+    return IntegralModel(model, continuous, report)
+
+
+@torch.no_grad()
+def _permute_(layer: Discrete, member: Member, order: Sequence[int]) -> None:
+    index = torch.tensor(order, device=layer.weight.device)
+    weight = _by_channel(layer.weight, member).index_select(member.dim, index)
+    layer.weight.copy_(weight.flatten(member.dim, member.dim + 1))
+    if member.dim == 0 and layer.bias is not None:
+        layer.bias.copy_(layer.bias.index_select(0, index))

@@ -1,0 +1,62 @@
+"""Running a model on an example without a trace of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+__all__ = ["call", "outputs_by_module", "outputs_of", "tensors_in"]
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists, dicts and registered dataclasses."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def call(model: nn.Module, example_inputs: Any, change: Callable[[Tensor], Tensor] = torch.clone) -> Any:
+    """Calls the model with a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+
+    The model gets `change` of each tensor, by default a copy that it may write to.
+    """
+    inputs = tree_map_only(Tensor, change, example_inputs)
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
+    """The floating-point outputs of the model."""
+    with _random_state_kept(model):
+        return [tensor for tensor in tensors_in(call(model, example_inputs)) if tensor.is_floating_point()]
+
+
+@torch.no_grad()
+def outputs_by_module(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
+    """The first output of each module of the model, by qualified name, in the order in which they are made."""
+    outputs: dict[str, Tensor] = {}
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+
+            def record(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor):
+                    outputs.setdefault(name, output.clone())
+
+            stack.callback(module.register_forward_hook(record).remove)
+        stack.enter_context(_random_state_kept(model))
+        call(model, example_inputs)
+    return outputs
+
+
+@contextlib.contextmanager
+def _random_state_kept(model: nn.Module) -> Iterator[None]:
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,369 @@
+"""The ops as `torch.library` ops: registrations, `torch.compile`, instruction sets, and life without the native library."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import integralrob as ir
+from integralrob.ops import _library
+
+OPS = torch.ops.integralrob
+PACKAGE = Path(ir.__file__).parent
+NAMES = [
+    "linf_step.default",
+    "linf_step.per_sample",
+    "linf_step_.default",
+    "linf_step_.per_sample",
+    "project_linf.default",
+    "sample_1d.default",
+    "sample_1d_adjoint.default",
+    "sample_1d_weight_grad.default",
+    "sample_2d.default",
+    "sample_2d_adjoint.default",
+    "sample_2d_weight0_grad.default",
+    "sample_2d_weight1_grad.default",
+]
+
+
+def overload(name: str) -> Any:
+    packet, _, which = name.partition(".")
+    return getattr(getattr(OPS, packet), which)
+
+
+def arguments(name: str, dtype: torch.dtype, shift: int, rng: torch.Generator) -> tuple[Any, ...]:
+    """Arguments of one op; `shift` makes the sizes differ, factors need gradients where the op has any."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def factor(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=rng).to(dtype).requires_grad_(name[0] in "ps")
+
+    size0, size1, points0, points1, inner = (n + shift for n in (5, 6, 3, 4, 2))
+    start0, start1 = (torch.randint(0, size - 2, (m,), generator=rng) for size, m in ((size0, points0), (size1, points1)))
+    values, grad, rows = factor(size0, size1, inner), factor(points0, points1, inner), factor(size0, points1, inner)
+    weight0, weight1 = factor(points0, 3, dtype=wide), factor(points1, 3, dtype=wide)
+    x = [factor(points0, 7) for _ in range(3)]
+    per_sample = torch.rand(points0, generator=rng).to(wide)
+    given: dict[str, tuple[Any, ...]] = {
+        "linf_step.default": (*x, 0.3, 0.1, 0.0, 1.0),
+        "linf_step.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
+        "linf_step_.default": (*x, 0.3, 0.1, 0.0, 1.0),
+        "linf_step_.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
+        "project_linf.default": (x[0], per_sample.requires_grad_(), x[1], 0.0, 1.0),
+        "sample_1d.default": (values, start1, weight1),
+        "sample_1d_adjoint.default": (rows, start1, weight1, size1),
+        "sample_1d_weight_grad.default": (rows, values, start1, 3),
+        "sample_2d.default": (values, start0, weight0, start1, weight1),
+        "sample_2d_adjoint.default": (grad, start0, weight0, start1, weight1, size0, size1),
+        "sample_2d_weight0_grad.default": (grad, values, start0, start1, weight1, 3),
+        "sample_2d_weight1_grad.default": (grad, values, start0, weight0, start1, 3),
+    }
+    return given[name]
+
+
+def test_every_op_is_named_here() -> None:
+    registered = {
+        str(schema.name).removeprefix("integralrob::") + "." + (schema.overload_name or "default")
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("integralrob::")
+    }
+    assert registered == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck(name: str, rng: torch.Generator) -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.library.opcheck(overload(name), arguments(name, dtype, 0, rng))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_a_native_kernel_and_a_fallback(name: str) -> None:
+    full = f"integralrob::{name.removesuffix('.default')}"
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(full, "CPU")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(full, "CompositeExplicitAutograd")
+    assert _library.native_problems() == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_meta_tensors_give_shapes_and_dtypes(name: str, rng: torch.Generator) -> None:
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        given = arguments(name, dtype, 0, rng)
+        expected = overload(name)(*(x.detach().clone() if isinstance(x, Tensor) else x for x in given))
+        actual = overload(name)(*(x.detach().to("meta") if isinstance(x, Tensor) else x for x in given))
+        if expected is None:
+            assert actual is None
+        else:
+            assert actual.is_meta and (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
+
+
+# ------------------------------------------------------------------------------------------------------------ compiling
+
+
+def compare(
+    function: Callable[..., Tensor], cases: list[tuple[Tensor, ...]], *, backend: str = "aot_eager", **tolerance: float
+) -> int:
+    """The function and its gradients, eager and compiled as one graph, on each case; the number of compilations."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
+    for case in cases:
+        outcomes = []
+        for run in (function, compiled):
+            leaves = [x.detach().clone().requires_grad_(x.requires_grad) for x in case]
+            out = run(*leaves)
+            if out.requires_grad:
+                out.square().sum().backward()
+            outcomes.append([out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+        assert len(outcomes[0]) == len(outcomes[1]) and (len(outcomes[0]) > 1 or not case[0].requires_grad)
+        for eager, graph in zip(*outcomes, strict=True):
+            torch.testing.assert_close(graph, eager, **(tolerance or {"rtol": 1e-12, "atol": 1e-12}))
+    return int(counter.frame_count)
+
+
+def sampling_cases(sizes: list[tuple[int, ...]], rng: torch.Generator) -> list[tuple[Tensor, ...]]:
+    cases = []
+    for size0, size1, points0, points1, inner in sizes:
+        values = torch.randn(size0, size1, inner, dtype=torch.float64, generator=rng, requires_grad=True)
+        axes = [
+            (torch.rand(points, dtype=torch.float64, generator=rng) * 2.2 - 1.1).requires_grad_()
+            for points in (points0, points1)
+        ]
+        cases.append((values, *axes))
+    return cases
+
+
+SIZES = [(8, 7, 5, 4, 3), (9, 12, 6, 10, 5), (17, 6, 25, 3, 2), (30, 31, 12, 13, 9)]
+
+
+@pytest.mark.parametrize(
+    "mode", [{"padding": "border"}, {"padding": "zeros"}, {"padding": "reflection"}, {"antialias": True}], ids=str
+)
+def test_sample_weight_compiles_once_for_all_sizes(mode: dict[str, Any], rng: torch.Generator) -> None:
+    def sample(values: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        return ir.ops.sample_weight(values, (p, q), **mode)
+
+    assert compare(sample, sampling_cases(SIZES, rng)) == 1
+
+
+def test_one_dim_with_scales_compiles_once(rng: torch.Generator) -> None:
+    def sample(values: Tensor, p: Tensor, scale: Tensor) -> Tensor:
+        return ir.ops.sample_weight(values, p, scale, dims=1, a=-0.5)
+
+    cases = [(v, q, torch.ones_like(q).requires_grad_()) for v, _, q in sampling_cases(SIZES, rng)]
+    assert compare(sample, cases) == 1
+
+
+def test_ready_made_bands_compile_once(rng: torch.Generator) -> None:
+    """What a layer does: the bands come from outside of the graph."""
+
+    def sample(values: Tensor, *bands: Tensor) -> Tensor:
+        return ir.ops.sample_with_bands(values, (bands[:2], bands[2:]), (0, 1))
+
+    cases = []
+    for v, p, q in sampling_cases(SIZES, rng):
+        bands = [ir.ops.cubic_band(axis.detach(), v.shape[dim]) for dim, axis in enumerate((p, q))]
+        cases.append((v, *itertools.chain(*bands)))
+    assert compare(sample, cases) == 1
+
+
+def test_inductor(rng: torch.Generator) -> None:
+    def sample(values: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        return ir.ops.sample_weight(values, (p, q)) * 2
+
+    assert compare(sample, sampling_cases(SIZES[:2], rng), backend="inductor") == 1
+
+
+def test_project_linf_compiles_once(rng: torch.Generator) -> None:
+    def project(delta: Tensor, eps: Tensor, center: Tensor) -> Tensor:
+        return ir.ops.project_linf(delta, eps, center=center, bounds=(0, 1))
+
+    cases = [
+        tuple(torch.rand(shape, dtype=torch.float64, generator=rng).requires_grad_() for shape in ((b, d), (b,), (b, d)))
+        for b, d in ((2, 3), (3, 5), (7, 11))
+    ]
+    assert compare(project, cases) == 1
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_steps_compile_once(per_sample: bool, rng: torch.Generator) -> None:
+    def attack(x_adv: Tensor, grad: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        radius = eps if per_sample else 0.3
+        moved = ir.ops.linf_step(x_adv, grad, x, radius, 0.1)
+        written = moved.clone()
+        ir.ops.linf_step_(written, -grad, x, radius, 0.2, bounds=(0.1, 0.9))
+        return ir.ops.linf_step_(x_adv, grad, x, radius, 0.1) + written - moved
+
+    cases = [
+        tuple(torch.rand(shape, dtype=torch.float64, generator=rng) for shape in ((b, d), (b, d), (b, d), (b,)))
+        for b, d in ((2, 3), (3, 5), (7, 11))
+    ]
+    assert compare(attack, cases) == 1
+
+
+def test_compiled_in_place_step_writes_its_argument(rng: torch.Generator) -> None:
+    torch._dynamo.reset()
+    x_adv, grad, x = (torch.rand(3, 4, generator=rng) for _ in range(3))
+    expected = ir.ops.linf_step(x_adv, grad, x, 0.25, 0.1)
+    version = x_adv._version
+    step = torch.compile(ir.ops.linf_step_, fullgraph=True, backend="aot_eager")
+    assert step(x_adv, grad, x, 0.25, 0.1) is x_adv
+    assert torch.equal(x_adv, expected) and x_adv._version > version
+
+
+def test_exports(rng: torch.Generator) -> None:
+    class Sampled(torch.nn.Module):
+        def forward(self, values: Tensor, points: Tensor) -> Tensor:
+            return ir.ops.sample_weight(values, (points, points), antialias=True)
+
+    values, points = torch.randn(6, 6, 3, generator=rng), torch.linspace(-1, 1, 4)
+    program = torch.export.export(Sampled(), (values, points), strict=False)
+    torch.testing.assert_close(program.module()(values, points), Sampled()(values, points))
+
+
+# ---------------------------------------------------------------------------------------------------- native libraries
+
+EVERY_OP = """
+import json, sys, warnings
+import torch
+import integralrob as ir
+
+torch.set_num_threads(1)
+OPS = torch.ops.integralrob
+rng = torch.Generator().manual_seed(7)
+results = {}
+for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    rand = lambda *shape, dtype=dtype: torch.randn(shape, dtype=torch.float64, generator=rng).to(dtype)
+    for inner in (1, 3, 7, 9, 20, 33):
+        start0, start1 = torch.randint(0, 27, (23,), generator=rng), torch.arange(26)
+        w0, w1 = rand(23, 4, dtype=wide), rand(26, 4, dtype=wide)
+        v, g, rows = rand(30, 29, inner), rand(23, 26, inner), rand(30, 26, inner)
+        results[f"{dtype} {inner}"] = [
+            OPS.sample_1d(v, start1, w1),
+            OPS.sample_1d_adjoint(rows, start1, w1, 29),
+            OPS.sample_1d_weight_grad(rows, v, start1, 4),
+            OPS.sample_2d(v, start0, w0, start1, w1),
+            OPS.sample_2d_adjoint(g, start0, w0, start1, w1, 30, 29),
+            OPS.sample_2d_weight0_grad(g, v, start0, start1, w1, 4),
+            OPS.sample_2d_weight1_grad(g, v, start0, w0, start1, 4),
+            ir.ops.project_linf(rows, 0.5),
+            ir.ops.project_linf(rows, 0.5, center=rows.flip(1), bounds=(0, 1)),
+            ir.ops.linf_step(rows, rows.flip(0), rows.flip(1), 0.3, 0.1),
+            ir.ops.linf_step_(rows.clone(), rows.flip(0), rows.flip(1), torch.rand(30, generator=rng), 0.1),
+        ]
+torch.save(results, sys.argv[1])
+"""
+
+
+def start_python(program: str, *argv: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "always", "-c", program, *argv],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(cwd), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def test_instruction_sets_agree(tmp_path: Path) -> None:
+    """Each up to the order of its sums: the error of a sum of 700 products at most."""
+    isas = ["baseline", "avx2", "avx512"]
+    files = {isa: tmp_path / isa for isa in isas}
+    runs = [start_python(EVERY_OP, str(files[isa]), cwd=PACKAGE.parent, INTEGRALROB_ISA=isa) for isa in isas]
+    for run in runs:
+        finish(run)
+    baseline, *others = (torch.load(file) for file in files.values())
+    for other in others:
+        assert other.keys() == baseline.keys()
+        for key, results in baseline.items():
+            for index, (expected, actual) in enumerate(zip(results, other[key], strict=True)):
+                scale = expected.abs().amax().item()
+                wide = torch.finfo(torch.float64 if "float64" in key else torch.float32).eps
+                narrow = torch.finfo(expected.dtype).eps if index < 7 else 0  # projections do no sums: bit-equal
+                torch.testing.assert_close(
+                    actual, expected, rtol=narrow, atol=100 * wide * scale if index < 7 else 0, msg=f"{key} {index}"
+                )
+
+
+WITHOUT_NATIVE = """
+import json, warnings
+import torch
+from pathlib import Path
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import integralrob as ir
+    at_import = len(caught)
+    values = torch.linspace(0, 1, 60).view(5, 4, 3).requires_grad_()
+    p, q = torch.linspace(-0.9, 0.8, 3).requires_grad_(), torch.linspace(-1, 1, 2)
+    sampled = ir.ops.sample_weight(values, (p, q))
+    sampled.square().sum().backward()
+    x = torch.full((2, 3), 0.5)
+    stepped = ir.ops.linf_step_(x.clone(), torch.ones(2, 3), x, torch.tensor([0.1, 0.2]), 1.0)
+    projected = ir.ops.project_linf(x, 0.25)
+    compiled = torch.compile(ir.ops.project_linf, fullgraph=True, backend="aot_eager")(x, 0.25)
+ours = [w for w in caught if "integralrob" in str(w.message)]
+print(json.dumps({
+    "file": ir.__file__,
+    "at_import": at_import,
+    "warnings": [[w.category.__name__, str(w.message), w.filename] for w in ours],
+    "sampled": sampled.tolist(), "values": values.grad.tolist(), "points": p.grad.tolist(),
+    "stepped": stepped.tolist(), "projected": projected.tolist(), "compiled": compiled.tolist(),
+}))
+"""
+
+
+@pytest.mark.parametrize("library", ["missing", "broken"])
+def test_without_the_native_library_all_works_and_one_warning_says_why(library: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    native = tmp_path / PACKAGE.name / "_native"
+    native.mkdir(exist_ok=True)
+    if library == "broken":
+        (native / "libintegralrob_cpu.so").write_text("not a library")
+    bare, full = (start_python(WITHOUT_NATIVE, cwd=cwd) for cwd in (tmp_path, PACKAGE.parent))
+    reference, native_results = (json.loads(finish(run)[0]) for run in (bare, full))
+
+    assert Path(reference.pop("file")).is_relative_to(tmp_path) and native_results.pop("file") == ir.__file__
+    assert reference.pop("at_import") == native_results.pop("at_import") == 0
+    assert native_results.pop("warnings") == []
+    ((category, message, filename),) = reference.pop("warnings")
+    assert category == "RuntimeWarning"
+    assert "slow pure-torch reference: libintegralrob_cpu.so" in message
+    assert ("is not built (build it with: " if library == "missing" else "could not be loaded: ") in message
+    for key, value in native_results.items():
+        torch.testing.assert_close(torch.tensor(reference[key]), torch.tensor(value), rtol=1e-6, atol=1e-6)
+
+
+def test_problems_are_told_for_each_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    load = _library.native_problems.__wrapped__
+    monkeypatch.setattr(_library, "NATIVE_DIRECTORY", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert load() == {
+        device: f"libintegralrob_{device}.so is not built (build it with: pip install --no-build-isolation .)"
+        for device in ("cpu", "cuda")
+    }
+    (tmp_path / "libintegralrob_cuda.so").write_text("not a library")
+    assert load()["cuda"].startswith("libintegralrob_cuda.so could not be loaded: ")
+
+
+def test_the_library_tells_its_instruction_set() -> None:
+    assert ir.build_info()["instruction_set"] in ("baseline", "avx2", "avx512")
