@@ -408,7 +408,7 @@ def test_a_bad_resize_changes_nothing(error, size):
 
 def test_random_sizes_are_uniform_within_bounds_and_reproducible():
     _, x, integral = converted(models.PlainCNN)
-    drawn = [integral.random_sizes(0.5, 1.0, generator=torch.Generator().manual_seed(i)) for i in range(200)]
+    drawn = [integral.random_sizes(0.5, 1.0, 1, generator=torch.Generator().manual_seed(i)) for i in range(200)]
     assert integral.sizes == drawn[-1]
     integral(x)
     assert {sizes["conv1"] for sizes in drawn} == set(range(4, 9))
@@ -416,16 +416,16 @@ def test_random_sizes_are_uniform_within_bounds_and_reproducible():
     counts = np.unique([sizes["fc1"] for sizes in drawn], return_counts=True)
     assert counts[0].tolist() == list(range(10, 21))
     assert counts[1].min() > 5
-    assert drawn[3] == integral.random_sizes(0.5, 1.0, generator=torch.Generator().manual_seed(3))
+    assert drawn[3] == integral.random_sizes(0.5, 1.0, 1, generator=torch.Generator().manual_seed(3))
     state = torch.get_rng_state()
     integral.random_sizes(0.5, 1.0, generator=torch.Generator())
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_random_sizes_that_are_multiples():
+def test_random_sizes_are_multiples_of_eight_unless_told_otherwise():
     _, _, integral = converted(models.PlainCNN)
     generator = torch.Generator().manual_seed(0)
-    drawn = [integral.random_sizes(0.3, 1.0, multiple_of=8, generator=generator) for _ in range(60)]
+    drawn = [integral.random_sizes(0.3, 1.0, generator=generator) for _ in range(60)]
     assert {sizes["conv1"] for sizes in drawn} == {8}
     assert {sizes["conv2"] for sizes in drawn} == {8, 12}
     assert {sizes["fc1"] for sizes in drawn} == {8, 16, 20}

@@ -104,7 +104,7 @@ class IntegralModel(nn.Module):
         return max(2, round(_check_fraction(f"size[{name!r}]", size) * self.groups[name].full_size))
 
     def random_sizes(
-        self, low: float, high: float, multiple_of: int = 1, *, generator: torch.Generator | None = None
+        self, low: float, high: float, multiple_of: int = 8, *, generator: torch.Generator | None = None
     ) -> dict[str, int]:
         """Draws a size for each group and resizes to it: one step of training over random discretisations (appendix C).
 
