@@ -1,4 +1,4 @@
-"""python -m integralrob info | demo | bench"""
+"""python -m integralrob info | demo"""
 
 from __future__ import annotations
 
