@@ -1,4 +1,4 @@
-"""`cubic_band`: against Keys' kernel one number at a time, what it reproduces, its derivatives, its cache, bad input."""
+"""`cubic_band`: against Keys' kernel number by number, what it reproduces, derivatives, the cache, bad input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import MODES
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,8 +19,6 @@ import integralrob as ir
 from integralrob.ops import reference
 from integralrob.ops.bands import PADDINGS, _cache, cubic_band_as
 from integralrob.partition import UniformPartition
-
-MODES = [*({"padding": padding} for padding in PADDINGS), {"antialias": True}]
 
 
 def dense(band: tuple[Tensor, Tensor], size: int) -> Tensor:
@@ -44,9 +43,13 @@ def test_equals_the_reference(points: list[float], size: int, a: float, mode: di
     p = torch.tensor(points, dtype=torch.float64)
     scale = torch.linspace(-1, 2, len(p)) if scaled else None
     start, weight = ir.ops.cubic_band(p, size, scale, a=a, **mode)
-    assert start.dtype == torch.int64 and weight.dtype == torch.float64
-    assert start.shape == (len(p),) and weight.shape[0] == len(p) and 1 <= weight.shape[1] <= size
-    assert start.min() >= 0 and start.max() <= size - weight.shape[1]
+    assert start.dtype == torch.int64
+    assert weight.dtype == torch.float64
+    assert start.shape == (len(p),)
+    assert weight.shape[0] == len(p)
+    assert 1 <= weight.shape[1] <= size
+    assert start.min() >= 0
+    assert start.max() <= size - weight.shape[1]
     _, expected = reference.cubic_band(p, size, scale, a=a, **mode)
     torch.testing.assert_close(dense((start, weight), size), expected, rtol=0, atol=2e-11)
 
@@ -64,7 +67,9 @@ def test_number_of_taps(size: int) -> None:
 def test_points_on_nodes_read_one_node(mode: dict[str, Any]) -> None:
     for size in (2, 3, 7, 100, 1023):
         for dtype in (torch.float32, torch.float64):
-            weight = dense(ir.ops.cubic_band(torch.linspace(-1, 1, size, dtype=torch.float64).to(dtype), size, **mode), size)
+            weight = dense(
+                ir.ops.cubic_band(torch.linspace(-1, 1, size, dtype=torch.float64).to(dtype), size, **mode), size
+            )
             if dtype == torch.float64:
                 assert torch.equal(weight, torch.eye(size, dtype=torch.float64))
             torch.testing.assert_close(weight, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-4)
@@ -108,7 +113,9 @@ def test_converges_with_order_three(rng: torch.Generator) -> None:
     for size in (33, 65, 129):
         p = interior(4000, 33, rng)
         nodes = torch.linspace(-1, 1, size, dtype=torch.float64)
-        errors.append((dense(ir.ops.cubic_band(p, size, a=-0.5), size) @ torch.sin(4 * nodes) - torch.sin(4 * p)).abs().max())
+        errors.append(
+            (dense(ir.ops.cubic_band(p, size, a=-0.5), size) @ torch.sin(4 * nodes) - torch.sin(4 * p)).abs().max()
+        )
     for coarse, fine in itertools.pairwise(errors):
         assert 2**2.8 < coarse / fine < 2**3.3
 
@@ -142,7 +149,7 @@ def test_antialiasing_of_one_repeated_and_unsorted_points(points: list[float]) -
 @pytest.mark.parametrize("a", [-0.75, -0.5])
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_gradients(mode: dict[str, Any], a: float) -> None:
-    """Generic points: at a node the second derivative of Keys' kernel jumps, and a difference quotient sees both sides."""
+    """At points off the nodes: at a node the second derivative of Keys' kernel jumps."""
     p = torch.tensor([-1.37, -0.93, -0.31, 0.123, 0.417, 0.79, 1.21], dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([0.5, -1.0, 2.0, 0.1, 0.7, 1.3, 0.9], dtype=torch.float64, requires_grad=True)
     for size in (3, 8, 23):
@@ -170,7 +177,9 @@ def test_gradient_reaches_points_of_any_dtype() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         p = torch.tensor([-0.5, 0.3], dtype=dtype, requires_grad=True)
         ir.ops.cubic_band(p, 6)[1][:, 1].sum().backward()
-        assert p.grad is not None and p.grad.dtype == dtype and p.grad.abs().min() > 0
+        assert p.grad is not None
+        assert p.grad.dtype == dtype
+        assert p.grad.abs().min() > 0
 
 
 # ---------------------------------------------------------------------------------------------------------------- cache
@@ -205,7 +214,8 @@ def test_not_cached_where_a_gradient_is_needed() -> None:
     with torch.no_grad():
         assert ir.ops.cubic_band(p, 8) is ir.ops.cubic_band(p, 8)
     first, second = ir.ops.cubic_band(p, 8), ir.ops.cubic_band(p, 8)
-    assert first is not second and first[1].requires_grad
+    assert first is not second
+    assert first[1].requires_grad
     first[1].square().sum().backward()
     second[1].square().sum().backward()
 

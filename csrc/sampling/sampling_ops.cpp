@@ -37,10 +37,10 @@ struct Band {
     Taps<A> forward() const {
         return Taps<A>::of_band(data<int64_t>(start), data<A>(weight), points(), taps());
     }
-    // points() -> size
+    // points() inputs, `size` outputs
     template <typename A>
-    Axis<A> transposed(int64_t size, int64_t inner) const {
-        return Axis<A>(points(), forward<A>().transposed(size), inner == 1);
+    Taps<A> transposed(int64_t size) const {
+        return forward<A>().transposed(size);
     }
 };
 
@@ -59,22 +59,20 @@ void check_like(const char* name, const Tensor& tensor, ScalarType dtype, int64_
 
 template <typename T>
 void run_1d(const Tensor& values, const Axis<arithmetic_t<T>>& axis, Tensor& out) {
-    const int64_t inner = values.size(2);
+    const int64_t inner = axis.inner;
     const int64_t rows = inner < kWideRow ? values.size(0) : values.size(0) * axis.points();
     const int64_t work = inner < kWideRow ? (axis.nodes + axis.points()) * inner : 5 * inner;
     parallel_rows(rows, work * static_cast<int64_t>(sizeof(T)), [&](int64_t begin, int64_t end) {
-        INTEGRALROB_ON_ISA(sample_1d<T>, data<const T>(values), axis, inner, data<T>(out), begin, end);
+        INTEGRALROB_ON_ISA(sample_1d<T>, data<const T>(values), axis, data<T>(out), begin, end);
     });
 }
 
 template <typename T>
-void run_2d(const Tensor& values, const Axis<arithmetic_t<T>>& axis0, const Axis<arithmetic_t<T>>& axis1,
+void run_2d(const Tensor& values, const Taps<arithmetic_t<T>>& taps0, const Axis<arithmetic_t<T>>& axis1,
             Tensor& out) {
-    const int64_t inner = values.size(2);
-    const int64_t work = (2 * axis1.nodes + axis1.points()) * inner * static_cast<int64_t>(sizeof(T));
-    parallel_rows(axis0.points(), work, [&](int64_t begin, int64_t end) {
-        INTEGRALROB_ON_ISA(sample_2d<T>, data<const T>(values), axis0, axis1, inner, data<T>(out), begin,
-                           end);
+    const int64_t work = (2 * axis1.nodes + axis1.points()) * axis1.inner * static_cast<int64_t>(sizeof(T));
+    parallel_rows(taps0.rows(), work, [&](int64_t begin, int64_t end) {
+        INTEGRALROB_ON_ISA(sample_2d<T>, data<const T>(values), taps0, axis1, data<T>(out), begin, end);
     });
 }
 
@@ -104,7 +102,7 @@ Tensor sample_1d_op(const Tensor& values_, const Tensor& start, const Tensor& we
     Tensor out = new_result(values, {values.size(0), band.points(), values.size(2)});
     for_dtype("values", values.scalar_type(), [&]<typename T>() {
         using A = arithmetic_t<T>;
-        run_1d<T>(values, Axis<A>(nodes, band.forward<A>(), values.size(2) == 1), out);
+        run_1d<T>(values, Axis<A>(nodes, values.size(2), band.forward<A>()), out);
     });
     return out;
 }
@@ -116,7 +114,8 @@ Tensor sample_1d_adjoint_op(const Tensor& grad_, const Tensor& start, const Tens
     check(grad.size(1) == band.points(), "grad: expected ", band.points(), " samples, got ", grad.size(1));
     Tensor out = new_result(grad, {grad.size(0), size, grad.size(2)});
     for_dtype("grad", grad.scalar_type(), [&]<typename T>() {
-        run_1d<T>(grad, band.transposed<arithmetic_t<T>>(size, grad.size(2)), out);
+        using A = arithmetic_t<T>;
+        run_1d<T>(grad, Axis<A>(band.points(), grad.size(2), band.transposed<A>(size)), out);
     });
     return out;
 }
@@ -152,8 +151,7 @@ Tensor sample_2d_op(const Tensor& values_, const Tensor& start0, const Tensor& w
     Tensor out = new_result(values, {band0.points(), band1.points(), inner});
     for_dtype("values", values.scalar_type(), [&]<typename T>() {
         using A = arithmetic_t<T>;
-        run_2d<T>(values, Axis<A>(nodes0, band0.forward<A>(), false),
-                  Axis<A>(nodes1, band1.forward<A>(), inner == 1), out);
+        run_2d<T>(values, band0.forward<A>(), Axis<A>(nodes1, inner, band1.forward<A>()), out);
     });
     return out;
 }
@@ -170,7 +168,8 @@ Tensor sample_2d_adjoint_op(const Tensor& grad_, const Tensor& start0, const Ten
     Tensor out = new_result(grad, {size0, size1, inner});
     for_dtype("grad", grad.scalar_type(), [&]<typename T>() {
         using A = arithmetic_t<T>;
-        run_2d<T>(grad, band0.transposed<A>(size0, inner), band1.transposed<A>(size1, inner), out);
+        run_2d<T>(grad, band0.transposed<A>(size0),
+                  Axis<A>(band1.points(), inner, band1.transposed<A>(size1)), out);
     });
     return out;
 }
@@ -189,11 +188,11 @@ Tensor sample_2d_weight0_grad_op(const Tensor& grad_, const Tensor& values_, con
     Tensor out = torch::stable::new_empty(grad, {points0, taps0}, arithmetic_dtype(grad.scalar_type()));
     for_dtype("grad", grad.scalar_type(), [&]<typename T>() {
         using A = arithmetic_t<T>;
-        const Axis<A> transposed = band1.transposed<A>(nodes1, inner);
+        const Axis<A> transposed(band1.points(), inner, band1.transposed<A>(nodes1));
         const int64_t work = (band1.points() + taps0 * nodes1) * inner * static_cast<int64_t>(sizeof(T));
         parallel_rows(points0, work, [&](int64_t begin, int64_t end) {
             INTEGRALROB_ON_ISA(weight0_grad_2d<T>, data<const T>(grad), data<const T>(values),
-                               data<int64_t>(start0), taps0, transposed, inner, data<A>(out), begin, end);
+                               data<int64_t>(start0), taps0, transposed, data<A>(out), begin, end);
         });
     });
     return out;
@@ -213,11 +212,11 @@ Tensor sample_2d_weight1_grad_op(const Tensor& grad_, const Tensor& values_, con
     Tensor out = torch::stable::new_empty(grad, {points1, taps1}, arithmetic_dtype(grad.scalar_type()));
     for_dtype("grad", grad.scalar_type(), [&]<typename T>() {
         using A = arithmetic_t<T>;
-        const Axis<A> axis0(nodes0, band0.forward<A>(), false);
+        const Taps<A> forward0 = band0.forward<A>();
         const int64_t work = (2 * nodes1 + points1 * taps1) * inner * static_cast<int64_t>(sizeof(T));
         sum_over_rows(
             points0, work, points1 * taps1, data<A>(out), [&](int64_t begin, int64_t end, A* partial) {
-                INTEGRALROB_ON_ISA(weight1_grad_2d<T>, data<const T>(grad), data<const T>(values), axis0,
+                INTEGRALROB_ON_ISA(weight1_grad_2d<T>, data<const T>(grad), data<const T>(values), forward0,
                                    data<int64_t>(start1), points1, taps1, nodes1, inner, partial, begin, end);
             });
     });

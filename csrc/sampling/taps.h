@@ -72,6 +72,7 @@ struct Tiles {
     std::vector<Tile> tile;
     std::vector<A> weight;
 
+    Tiles() = default;
     explicit Tiles(const Taps<A>& taps) {
         for (int64_t begin = 0; begin < taps.rows(); begin += kTile) {
             const int64_t end = std::min(begin + kTile, taps.rows());

@@ -173,8 +173,8 @@ def _antialiased(position: Tensor, size: int, a: float) -> Band:
     spacing = _local_spacing(position, size)
     width = torch.where(spacing > 1 + 1e-9, spacing, torch.ones_like(spacing))
     position = position.clamp(-0.5, size - 0.5)
-    widest = math.inf if torch.compiler.is_compiling() else math.ceil(4 * float(width.detach().max()) - 1e-9)
-    taps = min(size, widest)
+    compiling = torch.compiler.is_compiling()  # then the number of taps must not depend on data
+    taps = size if compiling else min(size, math.ceil(4 * float(width.detach().max()) - 1e-9))
     first = (position.detach() - 2 * width.detach()).floor().long() + 1
     start = first.clamp(0, size - taps)
     node = start[:, None] + torch.arange(taps, device=position.device)
