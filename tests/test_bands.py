@@ -17,7 +17,7 @@ from torch import Tensor
 
 import integralrob as ir
 from integralrob.ops import reference
-from integralrob.ops.bands import PADDINGS, _cache, cubic_band_as
+from integralrob.ops.bands import PADDINGS, _BandCache, _cache, cubic_band_as
 from integralrob.partition import UniformPartition
 
 
@@ -244,22 +244,34 @@ def test_band_cached_under_inference_mode_serves_autograd() -> None:
     assert values.grad is not None
 
 
-def test_cache_is_bounded_and_keeps_no_points_alive() -> None:
-    for _ in range(_cache.capacity + 10):
-        p = torch.linspace(-1, 1, 3)
+def test_cache_is_bounded() -> None:
+    kept = [torch.linspace(-1, 1, 3) for _ in range(_cache.capacity + 10)]
+    for p in kept:
         ir.ops.cubic_band(p, 4)
-    assert len(_cache.entries) <= _cache.capacity
-    gone = weakref.ref(p)
+    assert len(_cache.entries) == _cache.capacity
+    assert ir.ops.cubic_band(kept[-1], 4) is ir.ops.cubic_band(kept[-1], 4)
+
+
+def test_bands_die_with_their_points() -> None:
+    p, scale = torch.linspace(-1, 1, 3), torch.ones(3)
+    gone = [weakref.ref(x) for x in (p, scale, ir.ops.cubic_band(p, 4, scale)[1])]
     del p
     gc.collect()
-    assert gone() is None
+    assert gone[0]() is None
+    ir.ops.cubic_band(torch.linspace(-1, 1, 3), 4)
+    assert gone[2]() is None
+    assert gone[1]() is scale
 
 
 def test_identity_of_a_dead_tensor_is_not_mistaken_for_a_new_one() -> None:
-    for shift in range(50):
-        p = torch.full((3,), shift / 50)  # often at the address of the one before
-        _, weight = ir.ops.cubic_band(p, 6)
-        torch.testing.assert_close(weight, ir.ops.cubic_band(p.clone(), 6)[1])
+    """An id is used again once its tensor is gone: the same key, another tensor."""
+    cache = _BandCache(capacity=4)
+    p, other = torch.zeros(3), torch.ones(3)
+    band = ir.ops.cubic_band(p, 4)
+    cache.put("key", (p,), band)
+    assert cache.get("key", (p,)) is band
+    assert cache.get("key", (other,)) is None
+    assert cache.get("key", (p,)) is None
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -1,4 +1,4 @@
-"""The ops as `torch.library` ops: registrations, `torch.compile`, instruction sets, and life without the native library."""
+"""The ops as `torch.library` ops: registrations, `torch.compile`, instruction sets, life without the native library."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def arguments(name: str, dtype: torch.dtype, shift: int, rng: torch.Generator) -
         return torch.randn(shape, dtype=torch.float64, generator=rng).to(dtype).requires_grad_(name[0] in "ps")
 
     size0, size1, points0, points1, inner = (n + shift for n in (5, 6, 3, 4, 2))
-    start0, start1 = (torch.randint(0, size - 2, (m,), generator=rng) for size, m in ((size0, points0), (size1, points1)))
+    start0, start1 = (
+        torch.randint(0, size - 2, (m,), generator=rng) for size, m in ((size0, points0), (size1, points1))
+    )
     values, grad, rows = factor(size0, size1, inner), factor(points0, points1, inner), factor(size0, points1, inner)
     weight0, weight1 = factor(points0, 3, dtype=wide), factor(points1, 3, dtype=wide)
     x = [factor(points0, 7) for _ in range(3)]
@@ -61,7 +63,7 @@ def arguments(name: str, dtype: torch.dtype, shift: int, rng: torch.Generator) -
         "linf_step.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
         "linf_step_.default": (*x, 0.3, 0.1, 0.0, 1.0),
         "linf_step_.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
-        "project_linf.default": (x[0], per_sample.requires_grad_(), x[1], 0.0, 1.0),
+        "project_linf.default": (x[0], per_sample.clone().requires_grad_(), x[1], 0.0, 1.0),
         "sample_1d.default": (values, start1, weight1),
         "sample_1d_adjoint.default": (rows, start1, weight1, size1),
         "sample_1d_weight_grad.default": (rows, values, start1, 3),
@@ -105,19 +107,21 @@ def test_meta_tensors_give_shapes_and_dtypes(name: str, rng: torch.Generator) ->
         if expected is None:
             assert actual is None
         else:
-            assert actual.is_meta and (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
+            assert actual.is_meta
+            assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
 
 
 # ------------------------------------------------------------------------------------------------------------ compiling
 
 
-def compare(
-    function: Callable[..., Tensor], cases: list[tuple[Tensor, ...]], *, backend: str = "aot_eager", **tolerance: float
-) -> int:
-    """The function and its gradients, eager and compiled as one graph, on each case; the number of compilations."""
+def check_compiled(
+    function: Callable[..., Tensor], cases: list[tuple[Tensor, ...]], *, backend: str = "aot_eager"
+) -> None:
+    """Eager and compiled agree on each case, gradients included, and the graph of the first case serves all."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
+    compilations = []
     for case in cases:
         outcomes = []
         for run in (function, compiled):
@@ -126,10 +130,12 @@ def compare(
             if out.requires_grad:
                 out.square().sum().backward()
             outcomes.append([out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
-        assert len(outcomes[0]) == len(outcomes[1]) and (len(outcomes[0]) > 1 or not case[0].requires_grad)
+        assert len(outcomes[1]) == len(outcomes[0]) == 1 + sum(x.requires_grad for x in case)
         for eager, graph in zip(*outcomes, strict=True):
-            torch.testing.assert_close(graph, eager, **(tolerance or {"rtol": 1e-12, "atol": 1e-12}))
-    return int(counter.frame_count)
+            torch.testing.assert_close(graph, eager, rtol=1e-12, atol=1e-12)
+        compilations.append(counter.frame_count)
+    assert compilations[0] > 0
+    assert len(set(compilations)) == 1
 
 
 def sampling_cases(sizes: list[tuple[int, ...]], rng: torch.Generator) -> list[tuple[Tensor, ...]]:
@@ -144,7 +150,9 @@ def sampling_cases(sizes: list[tuple[int, ...]], rng: torch.Generator) -> list[t
     return cases
 
 
-SIZES = [(8, 7, 5, 4, 3), (9, 12, 6, 10, 5), (17, 6, 25, 3, 2), (30, 31, 12, 13, 9)]
+# The first ones, and 4 taps, are all different: equal sizes are taken for one symbol. At least 4 points: torch.compile
+# makes special cases of 0 and 1, the sizes of slices included.
+SIZES = [(9, 7, 5, 6, 3), (8, 12, 6, 10, 5), (17, 6, 25, 5, 2), (30, 31, 12, 13, 9)]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +162,7 @@ def test_sample_weight_compiles_once_for_all_sizes(mode: dict[str, Any], rng: to
     def sample(values: Tensor, p: Tensor, q: Tensor) -> Tensor:
         return ir.ops.sample_weight(values, (p, q), **mode)
 
-    assert compare(sample, sampling_cases(SIZES, rng)) == 1
+    check_compiled(sample, sampling_cases(SIZES, rng))
 
 
 def test_one_dim_with_scales_compiles_once(rng: torch.Generator) -> None:
@@ -162,7 +170,7 @@ def test_one_dim_with_scales_compiles_once(rng: torch.Generator) -> None:
         return ir.ops.sample_weight(values, p, scale, dims=1, a=-0.5)
 
     cases = [(v, q, torch.ones_like(q).requires_grad_()) for v, _, q in sampling_cases(SIZES, rng)]
-    assert compare(sample, cases) == 1
+    check_compiled(sample, cases)
 
 
 def test_ready_made_bands_compile_once(rng: torch.Generator) -> None:
@@ -175,14 +183,14 @@ def test_ready_made_bands_compile_once(rng: torch.Generator) -> None:
     for v, p, q in sampling_cases(SIZES, rng):
         bands = [ir.ops.cubic_band(axis.detach(), v.shape[dim]) for dim, axis in enumerate((p, q))]
         cases.append((v, *itertools.chain(*bands)))
-    assert compare(sample, cases) == 1
+    check_compiled(sample, cases)
 
 
 def test_inductor(rng: torch.Generator) -> None:
     def sample(values: Tensor, p: Tensor, q: Tensor) -> Tensor:
         return ir.ops.sample_weight(values, (p, q)) * 2
 
-    assert compare(sample, sampling_cases(SIZES[:2], rng), backend="inductor") == 1
+    check_compiled(sample, sampling_cases(SIZES[:2], rng), backend="inductor")
 
 
 def test_project_linf_compiles_once(rng: torch.Generator) -> None:
@@ -190,10 +198,12 @@ def test_project_linf_compiles_once(rng: torch.Generator) -> None:
         return ir.ops.project_linf(delta, eps, center=center, bounds=(0, 1))
 
     cases = [
-        tuple(torch.rand(shape, dtype=torch.float64, generator=rng).requires_grad_() for shape in ((b, d), (b,), (b, d)))
+        tuple(
+            torch.rand(shape, dtype=torch.float64, generator=rng).requires_grad_() for shape in ((b, d), (b,), (b, d))
+        )
         for b, d in ((2, 3), (3, 5), (7, 11))
     ]
-    assert compare(project, cases) == 1
+    check_compiled(project, cases)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -209,7 +219,7 @@ def test_steps_compile_once(per_sample: bool, rng: torch.Generator) -> None:
         tuple(torch.rand(shape, dtype=torch.float64, generator=rng) for shape in ((b, d), (b, d), (b, d), (b,)))
         for b, d in ((2, 3), (3, 5), (7, 11))
     ]
-    assert compare(attack, cases) == 1
+    check_compiled(attack, cases)
 
 
 def test_compiled_in_place_step_writes_its_argument(rng: torch.Generator) -> None:
@@ -219,7 +229,8 @@ def test_compiled_in_place_step_writes_its_argument(rng: torch.Generator) -> Non
     version = x_adv._version
     step = torch.compile(ir.ops.linf_step_, fullgraph=True, backend="aot_eager")
     assert step(x_adv, grad, x, 0.25, 0.1) is x_adv
-    assert torch.equal(x_adv, expected) and x_adv._version > version
+    assert torch.equal(x_adv, expected)
+    assert x_adv._version > version
 
 
 def test_exports(rng: torch.Generator) -> None:
@@ -232,10 +243,10 @@ def test_exports(rng: torch.Generator) -> None:
     torch.testing.assert_close(program.module()(values, points), Sampled()(values, points))
 
 
-# ---------------------------------------------------------------------------------------------------- native libraries
+# ----------------------------------------------------------------------------------------------------- native libraries
 
 EVERY_OP = """
-import json, sys, warnings
+import sys
 import torch
 import integralrob as ir
 
@@ -307,7 +318,6 @@ def test_instruction_sets_agree(tmp_path: Path) -> None:
 WITHOUT_NATIVE = """
 import json, warnings
 import torch
-from pathlib import Path
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -325,32 +335,33 @@ ours = [w for w in caught if "integralrob" in str(w.message)]
 print(json.dumps({
     "file": ir.__file__,
     "at_import": at_import,
-    "warnings": [[w.category.__name__, str(w.message), w.filename] for w in ours],
+    "warnings": [[w.category.__name__, str(w.message)] for w in ours],
     "sampled": sampled.tolist(), "values": values.grad.tolist(), "points": p.grad.tolist(),
     "stepped": stepped.tolist(), "projected": projected.tolist(), "compiled": compiled.tolist(),
 }))
 """
 
 
-@pytest.mark.parametrize("library", ["missing", "broken"])
-def test_without_the_native_library_all_works_and_one_warning_says_why(library: str, tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    native = tmp_path / PACKAGE.name / "_native"
-    native.mkdir(exist_ok=True)
-    if library == "broken":
-        (native / "libintegralrob_cpu.so").write_text("not a library")
-    bare, full = (start_python(WITHOUT_NATIVE, cwd=cwd) for cwd in (tmp_path, PACKAGE.parent))
-    reference, native_results = (json.loads(finish(run)[0]) for run in (bare, full))
+def test_without_the_native_library_all_works_and_one_warning_says_why(tmp_path: Path) -> None:
+    for name in ("missing", "broken"):
+        shutil.copytree(PACKAGE, tmp_path / name / PACKAGE.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        (tmp_path / name / PACKAGE.name / "_native").mkdir(exist_ok=True)
+    (tmp_path / "broken" / PACKAGE.name / "_native" / "libintegralrob_cpu.so").write_text("not a library")
+    folders = {"native": PACKAGE.parent, "missing": tmp_path / "missing", "broken": tmp_path / "broken"}
+    runs = {name: start_python(WITHOUT_NATIVE, cwd=folder) for name, folder in folders.items()}
+    results = {name: json.loads(finish(run)[0]) for name, run in runs.items()}
 
-    assert Path(reference.pop("file")).is_relative_to(tmp_path) and native_results.pop("file") == ir.__file__
-    assert reference.pop("at_import") == native_results.pop("at_import") == 0
-    assert native_results.pop("warnings") == []
-    ((category, message, filename),) = reference.pop("warnings")
-    assert category == "RuntimeWarning"
-    assert "slow pure-torch reference: libintegralrob_cpu.so" in message
-    assert ("is not built (build it with: " if library == "missing" else "could not be loaded: ") in message
-    for key, value in native_results.items():
-        torch.testing.assert_close(torch.tensor(reference[key]), torch.tensor(value), rtol=1e-6, atol=1e-6)
+    native = results.pop("native")
+    assert (native.pop("file"), native.pop("at_import"), native.pop("warnings")) == (ir.__file__, 0, [])
+    reasons = {"missing": "is not built (build it with: ", "broken": "could not be loaded: "}
+    for name, result in results.items():
+        assert Path(result["file"]).is_relative_to(folders[name])
+        assert result["at_import"] == 0
+        ((category, message),) = result["warnings"]
+        assert category == "RuntimeWarning"
+        assert f"slow pure-torch reference: libintegralrob_cpu.so {reasons[name]}" in message
+        for key, value in native.items():
+            torch.testing.assert_close(torch.tensor(result[key]), torch.tensor(value), rtol=1e-6, atol=1e-6)
 
 
 def test_problems_are_told_for_each_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""l-infinity projection and step: against the formula, as a Euclidean projection, derivatives, in place, NaN, bad input."""
+"""l-infinity projection and step: the formula, Euclidean projection, derivatives, in place, NaN, bad input."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Backend
+from conftest import DTYPES, Backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import integralrob as ir
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPES = [(0, 5), (1,), (7,), (3, 0), (1, 1), (4, 33), (2, 3, 17, 19), (300, 2)]
 BOUNDS = [None, (0.0, 1.0), (-0.25, math.inf), (0.5, 0.5)]
 
@@ -23,7 +22,9 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def batch(shape: tuple[int, ...], dtype: torch.dtype, rng: torch.Generator, device: str, count: int = 3) -> list[Tensor]:
+def batch(
+    shape: tuple[int, ...], dtype: torch.dtype, rng: torch.Generator, device: str, count: int = 3
+) -> list[Tensor]:
     """Clean inputs in [0, 1], and tensors around 0 of which a tenth is exactly 0."""
     x = torch.rand(shape, dtype=torch.float64, generator=rng)
     others = [torch.randn(shape, dtype=torch.float64, generator=rng) for _ in range(count - 1)]
@@ -66,7 +67,8 @@ def test_projection_is_the_formula(backend: Backend, kind: str, dtype: torch.dty
             high = torch.minimum(radius, (upper - center.to(wide(dtype))).clamp(min=0))
             expected = torch.maximum(torch.minimum(delta.to(wide(dtype)), high), low).to(dtype)
             actual = ir.ops.project_linf(delta, eps, center=center, bounds=(lower, upper))
-            assert actual.dtype == dtype and torch.equal(actual, expected)
+            assert actual.dtype == dtype
+            assert torch.equal(actual, expected)
         assert torch.equal(delta, before)
 
 
@@ -89,7 +91,8 @@ def test_projection_is_the_nearest_point_of_the_set(
     c = torch.full_like(y, center)
     low, high = max(-eps, min(box[0] - center, 0)), min(eps, max(box[1] - center, 0))
     p = ir.ops.project_linf(y, eps, center=c, bounds=(box[0], box[1]))
-    assert (p >= low).all() and (p <= high).all()
+    assert (p >= low).all()
+    assert (p <= high).all()
     assert torch.equal(ir.ops.project_linf(p, eps, center=c, bounds=(box[0], box[1])), p)
     z = low + (high - low) * torch.tensor([corner[: len(delta)]], dtype=torch.float64, device=backend.device)
     assert ((y - p) * (z - p)).sum() <= 1e-12
@@ -104,7 +107,9 @@ def test_gradients_of_the_projection(
 ) -> None:
     """Every case: free, at ±eps, at a bound, and between clean inputs outside the bounds and 0."""
     delta = torch.randn(3, 8, dtype=torch.float64, generator=rng).to(backend.device).requires_grad_()
-    eps = torch.tensor([0.2, 0.5, 0.9] if per_sample else [0.4], dtype=torch.float64, device=backend.device).requires_grad_()
+    eps = torch.tensor(
+        [0.2, 0.5, 0.9] if per_sample else [0.4], dtype=torch.float64, device=backend.device
+    ).requires_grad_()
     center = (torch.rand(3, 8, dtype=torch.float64, generator=rng) * 1.6 - 0.3).to(backend.device).requires_grad_()
     box = {} if bounds is None else {"center": center, "bounds": bounds}
 
@@ -114,15 +119,30 @@ def test_gradients_of_the_projection(
     assert torch.autograd.gradcheck(project, (delta, eps, center))
     assert torch.autograd.gradgradcheck(project, (delta, eps, center))
     ir.ops.project_linf(delta, eps, **box).square().sum().backward()
-    assert delta.grad is not None and 0 < delta.grad.count_nonzero() < delta.numel()
+    assert delta.grad is not None
+    assert 0 < delta.grad.count_nonzero() < delta.numel()
 
 
 def test_gradient_of_an_entry_on_a_limit_goes_to_delta(backend: Backend) -> None:
     delta = torch.tensor([[0.5, -0.5, 0.25, 0.75]], device=backend.device, requires_grad=True)
     eps = torch.tensor(0.5, device=backend.device, requires_grad=True)
     ir.ops.project_linf(delta, eps).sum().backward()
-    assert delta.grad is not None and delta.grad.tolist() == [[1.0, 1.0, 1.0, 0.0]]
-    assert eps.grad is not None and eps.grad.item() == 1.0
+    assert delta.grad is not None
+    assert delta.grad.tolist() == [[1.0, 1.0, 1.0, 0.0]]
+    assert eps.grad is not None
+    assert eps.grad.item() == 1.0
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+@pytest.mark.parametrize("rest", [(), (0,), (5,), (2, 3)], ids=str)
+def test_gradient_of_the_radius_has_its_shape(backend: Backend, rest: tuple[int, ...], samples: int) -> None:
+    for shape in ((), (1,), (samples,)):
+        eps = torch.full(shape, 0.5, device=backend.device, requires_grad=True)
+        delta = torch.ones(samples, *rest, device=backend.device, requires_grad=True)
+        ir.ops.project_linf(delta, eps).sum().backward()
+        assert eps.grad is not None
+        assert eps.grad.shape == shape
+        assert eps.grad.sum() == delta.numel()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -133,7 +153,10 @@ def test_gradients_of_half_precision(backend: Backend, dtype: torch.dtype, rng: 
     eps = torch.tensor([0.1, 0.2, 0.9], device=backend.device, requires_grad=True)
     ir.ops.project_linf(delta, eps, center=center, bounds=(0, 1)).sum().backward()
     for leaf in (delta, center, eps):
-        assert leaf.grad is not None and leaf.grad.dtype == leaf.dtype and leaf.grad.isfinite().all() and leaf.grad.any()
+        assert leaf.grad is not None
+        assert leaf.grad.dtype == leaf.dtype
+        assert leaf.grad.isfinite().all()
+        assert leaf.grad.any()
 
 
 # ----------------------------------------------------------------------------------------------------------------- step
@@ -160,13 +183,15 @@ def test_step_is_the_formula(
         for bounds in BOUNDS:
             before = [t.clone() for t in (x_adv, grad, x)]
             actual = ir.ops.linf_step(x_adv, grad, x, eps, step, bounds=bounds)
-            assert actual.dtype == dtype and torch.equal(actual, step_by_hand(x_adv, grad, x, radius, length, bounds))
+            assert actual.dtype == dtype
+            assert torch.equal(actual, step_by_hand(x_adv, grad, x, radius, length, bounds))
             assert all(map(torch.equal, before, (x_adv, grad, x)))
 
             written = x_adv.clone()
             version = written._version
             assert ir.ops.linf_step_(written, grad, x, eps, step, bounds=bounds) is written
-            assert torch.equal(written, actual) and written._version > version
+            assert torch.equal(written, actual)
+            assert written._version > version
             assert all(map(torch.equal, before[1:], (grad, x)))
 
 
@@ -208,6 +233,16 @@ def test_strided_arguments(backend: Backend, rng: torch.Generator) -> None:
     expected = ir.ops.project_linf(offset, eps, center=x, bounds=(0, 1))
     actual = ir.ops.project_linf(strided(offset, (2, 1, 0, 3)), eps, center=arguments[2], bounds=(0, 1))
     assert torch.equal(actual, expected)
+    # What the fake kernels promise, whatever the layout of the arguments.
+    assert actual.is_contiguous()
+    assert ir.ops.linf_step(*arguments, eps, 0.1).is_contiguous()
+
+
+def test_elements_that_share_memory_cannot_be_written(backend: Backend) -> None:
+    x_adv = torch.full((1, 1), 0.5, device=backend.device).expand(2, 3)
+    with pytest.raises(ValueError, match=r"x_adv: expected memory for each element, got .* with strides \(0, 0\)"):
+        ir.ops.linf_step_(x_adv, torch.ones_like(x_adv), torch.zeros_like(x_adv), 0.25, 0.25)
+    assert (x_adv == 0.5).all()
 
 
 def test_step_takes_the_gradient_it_was_given_into_no_graph(backend: Backend, rng: torch.Generator) -> None:
@@ -217,7 +252,9 @@ def test_step_takes_the_gradient_it_was_given_into_no_graph(backend: Backend, rn
     assert not ir.ops.linf_step(x_adv, grad, x, eps, 0.1).requires_grad
     before = x_adv.detach().clone()
     assert ir.ops.linf_step_(x_adv, grad, x, 0.1, 0.1) is x_adv
-    assert x_adv.requires_grad and x_adv.is_leaf and x_adv.grad_fn is None
+    assert x_adv.requires_grad
+    assert x_adv.is_leaf
+    assert x_adv.grad_fn is None
     assert torch.equal(x_adv.detach(), ir.ops.linf_step(before, grad, x, 0.1, 0.1))
 
 
@@ -250,8 +287,11 @@ def test_nan_stays_in_its_entry(backend: Backend, dtype: torch.dtype, rng: torch
         delta, center = offset.clone(), x.clone()
         {"delta": delta, "center": center}[with_nan][1, 5] = math.nan
         projected = ir.ops.project_linf(delta, 0.25, center=center, bounds=(0, 1))
-        assert projected[1, 5].isnan() and projected.isnan().sum() == 1
-    assert ir.ops.project_linf(torch.tensor([[math.nan, 3.0]], dtype=dtype, device=backend.device), 1).isnan().sum() == 1
+        assert projected[1, 5].isnan()
+        assert projected.isnan().sum() == 1
+    assert (
+        ir.ops.project_linf(torch.tensor([[math.nan, 3.0]], dtype=dtype, device=backend.device), 1).isnan().sum() == 1
+    )
 
 
 def test_nan_radius_makes_its_own_row_nan(backend: Backend) -> None:
@@ -263,7 +303,8 @@ def test_nan_radius_makes_its_own_row_nan(backend: Backend) -> None:
         ir.ops.linf_step(x, x, x, eps, 0.1),
         ir.ops.linf_step(x, x, x, 0.1, eps),
     ):
-        assert out[1].isnan().all() and out[[0, 2]].isfinite().all()
+        assert out[1].isnan().all()
+        assert out[[0, 2]].isfinite().all()
 
 
 def test_infinite_entries_are_clipped(backend: Backend) -> None:
@@ -313,8 +354,20 @@ D = torch.rand(2, 3)
         (D, torch.ones(2, device="meta"), {}, ValueError, "eps: expected it on cpu like the batch, got meta"),
         (D, 1, {"center": D}, ValueError, "center: expected center and bounds together"),
         (D, 1, {"bounds": (0, 1)}, ValueError, "center: expected center and bounds together"),
-        (D, 1, {"center": D[:1], "bounds": (0, 1)}, ValueError, r"center: expected .*\(2, 3\).* like delta, got .*\(1, 3\)"),
-        (D, 1, {"center": D.double(), "bounds": (0, 1)}, ValueError, "center: expected a torch.float32 .* got a torch.float64"),
+        (
+            D,
+            1,
+            {"center": D[:1], "bounds": (0, 1)},
+            ValueError,
+            r"center: expected .*\(2, 3\).* like delta, got .*\(1, 3\)",
+        ),
+        (
+            D,
+            1,
+            {"center": D.double(), "bounds": (0, 1)},
+            ValueError,
+            "center: expected a torch.float32 .* got a torch.float64",
+        ),
         (D, 1, {"center": 0.0, "bounds": (0, 1)}, TypeError, "center: expected a tensor"),
         (D, 1, {"center": D, "bounds": (1, 0)}, ValueError, r"bounds: expected lo <= hi, got \(1.0, 0.0\)"),
         (D, 1, {"center": D, "bounds": (0, math.nan)}, ValueError, "bounds: expected a number"),

@@ -58,7 +58,7 @@ def assert_sum_close(actual: Tensor, expected: Tensor, magnitude: Tensor, terms:
     assert not excess.numel() or excess.max() <= 0, excess.max()
 
 
-# (S0, M0, T0, S1, M1, T1): plain, square, one point, taps on all nodes, wide antialiasing, enlarging, one node, long, no points
+# (S0, M0, T0, S1, M1, T1): plain, square, one point, taps on all nodes, many taps, enlarging, one node, long, no points
 SHAPES = [
     (12, 9, 4, 17, 13, 4),
     (8, 8, 4, 8, 8, 4),

@@ -161,8 +161,7 @@ def _interpolating(position: Tensor, size: int, a: float, padding: str) -> Band:
         inside = (node >= 0) & (node <= size - 1)
         weight = torch.where(inside, weight, torch.zeros_like(weight))
     node = node.clamp(0, size - 1).long()
-    first = torch.where(inside, node, size).amin(1)
-    start = first.clamp(0, size - taps)
+    start = node.amin(1).clamp(max=size - taps)
     slot = torch.where(inside, node - start[:, None], 0)
     folded = weight.new_zeros(position.shape[0], taps).scatter_add(1, slot, weight)
     return start, folded
@@ -192,10 +191,15 @@ def _local_spacing(position: Tensor, size: int) -> Tensor:
 
 
 class _BandCache:
-    """The most recently used bands, keyed by the identity and version of the tensors they were made from."""
+    """The most recently used bands, keyed by the identity and version of the tensors they were made from.
+
+    Once one of these tensors is gone, `put` drops the bands made from it.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        # Noted, not acted upon, where a tensor dies: that can be anywhere, also while the lock is held.
+        self.dead: list[Hashable] = []
         self.lock = threading.Lock()
         self.entries: OrderedDict[Hashable, tuple[tuple[weakref.ref[Tensor], ...], Band]] = OrderedDict()
 
@@ -213,8 +217,11 @@ class _BandCache:
             return band
 
     def put(self, key: Hashable, tensors: tuple[Tensor, ...], band: Band) -> None:
+        sources = tuple(weakref.ref(tensor, lambda _: self.dead.append(key)) for tensor in tensors)
         with self.lock:
-            self.entries[key] = tuple(weakref.ref(tensor) for tensor in tensors), band
+            while self.dead:
+                self.entries.pop(self.dead.pop(), None)
+            self.entries[key] = sources, band
             if len(self.entries) > self.capacity:
                 self.entries.popitem(last=False)
 

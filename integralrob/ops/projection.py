@@ -16,25 +16,30 @@ from .reference.sampling import arithmetic_dtype
 
 Bounds = tuple[float, float] | None
 
-_project_linf = define(
-    "project_linf(Tensor delta, Tensor eps, Tensor? center, float lower, float upper) -> Tensor",
-    reference=lambda delta, eps, center, lower, upper: reference.project_linf(
-        delta, eps, center=center, bounds=(lower, upper)
-    ),
-    fake=lambda delta, eps, center, lower, upper: delta.new_empty(delta.shape),
-)
+# The fallbacks promise contiguous results, as the kernels do.
 
-_STEP_ARGUMENTS = "Tensor grad, Tensor x, {kind} eps, {kind} step_size, float lower, float upper"
+
+def _reference_project(delta: Tensor, eps: Tensor, center: Tensor | None, lower: float, upper: float) -> Tensor:
+    return reference.project_linf(delta, eps, center=center, bounds=(lower, upper)).contiguous()
 
 
 def _reference_step(
     x_adv: Tensor, grad: Tensor, x: Tensor, eps: Any, step_size: Any, lower: float, upper: float
 ) -> Tensor:
-    return reference.linf_step(x_adv, grad, x, eps, step_size, bounds=(lower, upper))
+    return reference.linf_step(x_adv, grad, x, eps, step_size, bounds=(lower, upper)).contiguous()
 
 
 def _reference_step_(x_adv: Tensor, *rest: Any) -> None:
     x_adv.copy_(_reference_step(x_adv, *rest))
+
+
+_project_linf = define(
+    "project_linf(Tensor delta, Tensor eps, Tensor? center, float lower, float upper) -> Tensor",
+    reference=_reference_project,
+    fake=lambda delta, eps, center, lower, upper: delta.new_empty(delta.shape),
+)
+
+_STEP_ARGUMENTS = "Tensor grad, Tensor x, {kind} eps, {kind} step_size, float lower, float upper"
 
 
 def _fake_step(x_adv: Tensor, *rest: Any) -> Tensor:
@@ -84,8 +89,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wide = grad.to(eps.dtype)
     if ctx.needs_input_grad[1]:
         sign = (above & (upper == radius)).to(wide) - (below & (lower == -radius)).to(wide)
-        per_row = (wide * sign).flatten(1).sum(1)
-        grad_eps = per_row if eps.numel() > 1 or delta.shape[0] == 1 else per_row.sum().reshape(1)
+        grad_eps = (wide * sign).sum_to_size(radius.shape).reshape(eps.shape)
     if center is not None and ctx.needs_input_grad[2]:
         at_box = (above & (upper < radius) & (upper > 0)) | (below & (lower > -radius) & (lower < 0))
         grad_center = -grad.masked_fill(~at_box, 0)
@@ -238,6 +242,10 @@ def linf_step_(
     (True, 0.75)
     """
     arguments, per_sample = _check_step(x_adv, grad, x, eps, step_size, bounds)
+    if any(stride == 0 and size > 1 for size, stride in zip(x_adv.shape, x_adv.stride(), strict=True)):
+        raise ValueError(
+            f"x_adv: expected memory for each element, got {describe(x_adv)} with strides {x_adv.stride()}"
+        )
     if not torch.compiler.is_compiling():  # a compiled graph keeps count of its writes by itself
         torch.autograd.graph.increment_version(x_adv)
     (_linf_step_per_sample_ if per_sample else _linf_step_)(x_adv.detach(), *arguments)

@@ -251,32 +251,6 @@ void check_tiles() {
     CHECK(none.tile.size() == 1 && none.tile[0].span == 0);
 }
 
-// Panels cover all points in order, each holds the nodes that its points touch, and none is larger than it
-// must be.
-void check_panels() {
-    expect::Random random;
-    for (const Points kind : {Points::sorted, Points::scattered, Points::repeated}) {
-        const Taps<double> taps = Band<double>(random, 500, 333, 4, kind).forward();
-        for (const int64_t budget : {1, 30, 100, 1000}) {
-            const std::vector<Panel> panels = make_panels(taps, 500, budget);
-            int64_t next = 0, read = 0;
-            for (const Panel& panel : panels) {
-                CHECK(panel.first_point == next && panel.first_point % kTile == 0);
-                CHECK(0 <= panel.first_node && panel.last_node <= 500);
-                for (int64_t k = taps.offset[panel.first_point]; k < taps.offset[panel.last_point]; ++k) {
-                    CHECK(panel.first_node <= taps.index[k] && taps.index[k] < panel.last_node);
-                }
-                next = panel.last_point;
-                read += panel.nodes();
-            }
-            CHECK(next == 333 && read <= 2 * 500);
-            CHECK(kind != Points::scattered || panels.size() == 1);
-            CHECK(kind != Points::sorted || budget != 100 || panels.size() > 1);
-        }
-    }
-    CHECK(make_panels(Taps<float>{{0}, {}, {}}, 5, 10).empty());
-}
-
 void check_transposed_taps() {
     expect::Random random;
     const Band<double> band(random, 30, 40, 5, Points::scattered);
@@ -328,7 +302,6 @@ int main() {
     check_type<Half>();
     check_type<BFloat16>();
     check_tiles();
-    check_panels();
     check_transposed_taps();
     check_nan<float>();
     check_nan<double>();
