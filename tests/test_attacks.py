@@ -88,7 +88,8 @@ def test_confident_model_does_not_hide_its_gradient() -> None:
             parameter.mul_(1000)
     leaf = x.clone().requires_grad_()
     F.cross_entropy(model(leaf), y).backward()
-    assert leaf.grad is not None and (leaf.grad.flatten(1).norm(dim=1) == 0).any()
+    assert leaf.grad is not None
+    assert (leaf.grad.flatten(1).norm(dim=1) == 0).any()
     result = ir.attacks.pgd(model, x, y, eps=0.3, steps=4, random_start=False)
     away = model.weight.detach()[1 - y] - model.weight.detach()[y]
     torch.testing.assert_close(result.adversarial, (x + 0.3 * away.sign()).clamp(0, 1), rtol=0, atol=1e-6)
@@ -125,7 +126,8 @@ def test_robust_accuracy_falls_with_eps(blobs: tuple[nn.Module, Tensor, Tensor])
     results = [ir.attacks.pgd(model, x, y, eps=eps, steps=20, generator=rng()) for eps in radii]
     accuracy = [1 - result.success.double().mean().item() for result in results]
     clean = (model(x).argmax(1) == y).double().mean().item()
-    assert clean > 0.95 and accuracy[0] == pytest.approx(clean)
+    assert clean > 0.95
+    assert accuracy[0] == pytest.approx(clean)
     assert all(after < before for before, after in pairwise(accuracy) if before > 0)
     assert accuracy[-1] < 0.05
 
@@ -165,7 +167,8 @@ def test_every_iterate_stays_in_ball_and_box(
         assert iterate.shape == x.shape
         assert (iterate - x).abs().max() <= eps + 1e-15 * (1 + eps)
         if bounds is not None:
-            assert iterate.min() >= bounds[0] and iterate.max() <= bounds[1]
+            assert iterate.min() >= bounds[0]
+            assert iterate.max() <= bounds[1]
     distance = (result.adversarial - x).abs().reshape(5, -1).amax(1)
     assert torch.equal(result.norm, distance)
 
@@ -181,7 +184,8 @@ def test_random_start_is_uniform_in_ball_and_box() -> None:
     x = torch.full((2, 20000), 0.05, dtype=torch.float64)
     ir.attacks.pgd(model, x, torch.zeros(2, dtype=torch.int64), eps=0.2, steps=1, generator=rng())
     start = starts[1]  # the first evaluation is of x itself
-    assert (start > 0).all() and (start < 0.25).all()
+    assert (start > 0).all()
+    assert (start < 0.25).all()
     share = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     torch.testing.assert_close(torch.quantile(start.flatten(), share), 0.25 * share, rtol=0, atol=0.003)
     assert not torch.equal(start[0], start[1])
@@ -259,8 +263,10 @@ def test_restarts_never_weaken(blobs: tuple[nn.Module, Tensor, Tensor], targeted
     target = (y + 1) % 3 if targeted else y
     one = ir.attacks.pgd(model, x, target, generator=rng(), **arguments)
     five = ir.attacks.pgd(model, x, target, generator=rng(), restarts=5, **arguments)
-    assert five.trace.shape == (5, 3, 300) and torch.equal(five.trace[0], one.trace[0])
-    assert (five.success | ~one.success).all() and five.success.sum() > one.success.sum()
+    assert five.trace.shape == (5, 3, 300)
+    assert torch.equal(five.trace[0], one.trace[0])
+    assert (five.success | ~one.success).all()
+    assert five.success.sum() > one.success.sum()
     same = five.success == one.success
     assert ((five.loss <= one.loss) if targeted else (five.loss >= one.loss))[same].all()
     assert not torch.equal(five.trace[1], five.trace[0])
@@ -291,7 +297,8 @@ def test_generator_reproduces_and_leaves_the_global_state_alone() -> None:
     again = ir.attacks.pgd(linear(), x, y, generator=rng(), **arguments)
     other = ir.attacks.pgd(linear(), x, y, generator=rng(1), **arguments)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first.adversarial, again.adversarial) and torch.equal(first.trace, again.trace)
+    assert torch.equal(first.adversarial, again.adversarial)
+    assert torch.equal(first.trace, again.trace)
     assert not torch.equal(first.adversarial, other.adversarial)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -356,7 +363,10 @@ def test_arguments_are_not_modified(random_start: bool) -> None:
     copies = [x.detach().clone(), y.clone(), eps.detach().clone()]
     result = ir.attacks.pgd(linear(), x, y, eps=eps, steps=3, random_start=random_start)
     assert all(torch.equal(a.detach(), b) for a, b in zip((x, y, eps), copies, strict=True))
-    assert x.requires_grad and x.grad is not None and (x.grad == 1).all() and eps.grad is None
+    assert x.requires_grad
+    assert x.grad is not None
+    assert (x.grad == 1).all()
+    assert eps.grad is None
     assert not result.adversarial.requires_grad
 
 
@@ -384,7 +394,8 @@ def test_layout_does_not_matter(shape: tuple[int, ...]) -> None:
     assert not spread.is_contiguous()
     expected = ir.attacks.pgd(model, x, y, eps=0.2, steps=3, generator=rng())
     result = ir.attacks.pgd(model, spread, y, eps=0.2, steps=3, generator=rng())
-    assert torch.equal(result.adversarial, expected.adversarial) and result.adversarial.shape == x.shape
+    assert torch.equal(result.adversarial, expected.adversarial)
+    assert result.adversarial.shape == x.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -392,7 +403,8 @@ def test_half_precision(dtype: torch.dtype) -> None:
     model = linear(dtype=dtype)
     x, y = batch(dtype=dtype)
     result = ir.attacks.pgd(model, x, y, eps=0.25, steps=10, generator=rng())
-    assert result.adversarial.dtype == dtype and result.loss.dtype == result.norm.dtype == torch.float32
+    assert result.adversarial.dtype == dtype
+    assert result.loss.dtype == result.norm.dtype == torch.float32
     away = model.weight.detach()[1 - y] - model.weight.detach()[y]
     rounding = torch.finfo(dtype).eps
     torch.testing.assert_close(result.adversarial, (x + 0.25 * away.sign()).clamp(0, 1), rtol=0, atol=rounding)
@@ -416,9 +428,11 @@ def test_empty_batch(shape: tuple[int, ...]) -> None:
 
     y = torch.zeros(0, dtype=torch.int64)
     result = ir.attacks.pgd(model, torch.zeros(shape), y, eps=torch.zeros(0), steps=3, restarts=2)
-    assert result.adversarial.shape == shape and result.trace.shape == (2, 4, 0)
+    assert result.adversarial.shape == shape
+    assert result.trace.shape == (2, 4, 0)
     assert result.success.shape == result.loss.shape == result.norm.shape == (0,)
-    assert result.success.dtype == torch.bool and result.loss.dtype == torch.float32
+    assert result.success.dtype == torch.bool
+    assert result.loss.dtype == torch.float32
 
 
 def test_nan_gradient_of_one_sample_leaves_the_others_alone() -> None:
@@ -455,7 +469,9 @@ def test_nan_logits_are_never_a_success() -> None:
 
     result = ir.attacks.pgd(model, x, y, eps=0.5, steps=5, generator=rng())
     assert result.trace.isnan().any()
-    assert not result.success.any() and result.adversarial.isfinite().all() and result.loss.isfinite().all()
+    assert not result.success.any()
+    assert result.adversarial.isfinite().all()
+    assert result.loss.isfinite().all()
 
 
 def test_any_number_beats_nan() -> None:
@@ -468,7 +484,8 @@ def test_any_number_beats_nan() -> None:
         return torch.where(batch.sum(1, keepdim=True) == 0, torch.nan, network(batch))
 
     result = ir.attacks.pgd(model, x, y, eps=0.1, steps=3, generator=rng())
-    assert result.loss.isfinite().all() and result.norm[3] > 0
+    assert result.loss.isfinite().all()
+    assert result.norm[3] > 0
 
 
 def attack(**changes: Any) -> Any:

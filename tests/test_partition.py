@@ -37,8 +37,10 @@ def test_endpoints(size):
     assert points.dtype == torch.float64
     assert torch.equal(points, torch.linspace(-1, 1, size, dtype=torch.float64))
     assert partition.interval == (-1.0, 1.0)
-    assert points[0] == -1 and points[-1] == 1
-    assert not list(partition.parameters()) and not list(partition.buffers())
+    assert points[0] == -1
+    assert points[-1] == 1
+    assert not list(partition.parameters())
+    assert not list(partition.buffers())
 
 
 @pytest.mark.parametrize(("size", "nodes"), [(2, 2), (3, 8), (8, 8), (5, 7), (16, 8)])
@@ -108,11 +110,13 @@ def test_uniform_resize(kind):
 @pytest.mark.parametrize("size", [2, 3, 9, 100])
 def test_trainable_starts_uniform(size, kind):
     partition = TrainablePartition(size, **kind)
-    assert partition.logits.shape == (size - 1,) and partition.logits.dtype == torch.float32
+    assert partition.logits.shape == (size - 1,)
+    assert partition.logits.dtype == torch.float32
     points, uniform = partition(), UniformPartition(size, **kind)()
     assert points.dtype == torch.float64
     torch.testing.assert_close(points, uniform, rtol=0, atol=1e-14)
-    assert points[0] == uniform[0] and points[-1] == uniform[-1]
+    assert points[0] == uniform[0]
+    assert points[-1] == uniform[-1]
     assert partition.interval == UniformPartition(size, **kind).interval
 
 
@@ -173,7 +177,8 @@ def test_points_stay_float64_when_the_module_is_cast(dtype):
     points = partition()
     assert points.dtype == torch.float64
     points[2].backward()
-    assert partition.logits.grad.dtype == dtype and partition.logits.grad.any()
+    assert partition.logits.grad.dtype == dtype
+    assert partition.logits.grad.any()
 
 
 @every_kind
@@ -181,7 +186,8 @@ def test_resize_keeps_uniform_points_uniform(kind):
     partition = TrainablePartition(7, **kind)
     for size in (4, 12, 2, 9):
         assert partition.resize(size) is None
-        assert partition.num_points == size and partition.logits.shape == (size - 1,)
+        assert partition.num_points == size
+        assert partition.logits.shape == (size - 1,)
         assert partition.logits.abs().max() < 1e-5
         torch.testing.assert_close(partition(), UniformPartition(size, **kind)(), rtol=0, atol=1e-6)
 
@@ -204,23 +210,27 @@ def test_resize_keeps_points_increasing(sizes, spread):
     for size in sizes:
         partition.resize(size)
         assert partition.logits.isfinite().all()
-        assert (partition().diff() > 0).all() and partition().shape == (size,)
+        assert (partition().diff() > 0).all()
+        assert partition().shape == (size,)
 
 
 def test_resize_to_the_same_size_changes_nothing():
     partition = shaken(5, 1.0)
     logits, before = partition.logits, partition.logits.detach().clone()
     partition.resize(5)
-    assert partition.logits is logits and torch.equal(logits.detach(), before)
+    assert partition.logits is logits
+    assert torch.equal(logits.detach(), before)
 
 
 def test_resize_keeps_dtype_and_requires_grad():
     partition = TrainablePartition(5).double().requires_grad_(False)
     partition.resize(9)
-    assert partition.logits.dtype == torch.float64 and not partition.logits.requires_grad
+    assert partition.logits.dtype == torch.float64
+    assert not partition.logits.requires_grad
     partition = TrainablePartition(5)
     partition.resize(3)
-    assert isinstance(partition.logits, torch.nn.Parameter) and partition.logits.requires_grad
+    assert isinstance(partition.logits, torch.nn.Parameter)
+    assert partition.logits.requires_grad
     partition()[1].backward()
     assert partition.logits.grad.any()
 
@@ -239,7 +249,8 @@ def test_copies_are_equal_and_independent(cls):
         assert torch.equal(other(), partition())
         assert other.interval == partition.interval
         other.resize(3)
-        assert partition.num_points == 6 and partition().shape == (6,)
+        assert partition.num_points == 6
+        assert partition().shape == (6,)
 
 
 @both_classes
@@ -286,7 +297,8 @@ def test_bad_resize_changes_nothing(cls, size, error):
     before = partition().detach()
     with pytest.raises(error, match="num_points: expected an int of at least 2"):
         partition.resize(size)
-    assert partition.num_points == 5 and torch.equal(partition().detach(), before)
+    assert partition.num_points == 5
+    assert torch.equal(partition().detach(), before)
 
 
 # Random sizes.
