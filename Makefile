@@ -38,7 +38,7 @@ $(DEPENDENCIES): pyproject.toml
 # The C++ tests are built along with the library: they share its kernels.
 $(NATIVE): $(DEPENDENCIES) $(SOURCES)
 	mkdir -p build
-	CMAKE_ARGS="-DINTEGRALROB_TESTS=ON $(CMAKE_ARGS)" $(BIN)/python setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	CMAKE_ARGS="-DINTEGRALROB_TESTS=ON -DINTEGRALROB_WERROR=ON $(CMAKE_ARGS)" $(BIN)/python setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	touch $@
 
 clean:

@@ -80,11 +80,18 @@ def test_orders_256_channels_in_under_a_second():
     assert min(seconds) < 1.0
 
 
-def test_channel_distance_is_the_summed_mean_absolute_difference():
+def test_channel_distance_is_euclidean_over_all_tensors():
     generator = torch.Generator().manual_seed(0)
     slices = [torch.randn(6, n, generator=generator, dtype=torch.float64) for n in (1, 5, 40)]
-    expected = sum((rows[:, None] - rows).abs().mean(-1) for rows in slices)
-    np.testing.assert_allclose(channel_distance(slices), expected.numpy(), rtol=1e-13)
+    expected = torch.cdist(torch.cat(slices, 1), torch.cat(slices, 1), compute_mode="donot_use_mm_for_euclid_dist")
+    np.testing.assert_allclose(channel_distance(slices), expected.numpy(), rtol=1e-12)
+
+
+def test_channel_distance_far_from_the_origin_and_of_equal_channels():
+    rows = torch.randn(5, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    near, far = channel_distance([rows]), channel_distance([rows + 1e6])
+    np.testing.assert_allclose(far, near, rtol=1e-6)
+    assert channel_distance([torch.ones(3, 4)]).tolist() == [[0.0] * 3] * 3
 
 
 def test_channel_distance_does_not_depend_on_the_block(monkeypatch):

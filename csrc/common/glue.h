@@ -44,7 +44,16 @@ inline Tensor as_contiguous(const Tensor& tensor) {
 // so a large result is fresh memory each time, and its page faults would cost more than the kernel: ask for
 // huge pages (a hint, where Linux has them).
 inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
-    Tensor result = torch::stable::new_empty(like, sizes);
+    Tensor result = [&] {
+        try {
+            return torch::stable::new_empty(like, sizes);
+        } catch (const std::exception&) {
+            std::ostringstream message;
+            message << "no memory for a result of shape [";
+            for (size_t d = 0; d < sizes.size(); ++d) message << (d == 0 ? "" : ", ") << sizes[d];
+            throw std::runtime_error(message.str() + "]");
+        }
+    }();
 #if defined(__linux__)
     constexpr uintptr_t kHugePage = 2 << 20;
     const uintptr_t begin = reinterpret_cast<uintptr_t>(result.data_ptr());

@@ -45,12 +45,19 @@ INTEGRALROB_INLINE double widen(double x) { return x; }
 INTEGRALROB_INLINE float widen(BFloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 
 INTEGRALROB_INLINE float widen(Half x) {
-    // Shift exponent and mantissa into place, then scale by 2^(127-15): exact, also for subnormal numbers.
-    const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
     const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
-    const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * bit_cast<float>(0x77800000u));
-    const uint32_t special = magnitude | 0x7f800000u;
-    return bit_cast<float>((magnitude >= 0x0f800000u ? special : finite) | sign);
+    // Exponent and mantissa in place, the exponent rebiased by 127 - 15.
+    const uint32_t shifted = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
+    const uint32_t normal = shifted + 0x38000000u;
+    // Subnormal: 2^-14 · (1 + mantissa) less 2^-14. No subnormal float32 on the way, which the machine may be
+    // told to flush.
+    const uint32_t subnormal =
+        bit_cast<uint32_t>(bit_cast<float>(shifted + 0x38800000u) - bit_cast<float>(0x38800000u));
+    const uint32_t special = shifted | 0x7f800000u;
+    return bit_cast<float>((shifted >= 0x0f800000u  ? special
+                            : shifted < 0x00800000u ? subnormal
+                                                    : normal) |
+                           sign);
 }
 
 template <typename T>

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace integralrob {
 namespace {
@@ -27,6 +29,8 @@ Isa choose() {
         for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
             if (std::strcmp(wanted, kNames[static_cast<int>(isa)]) == 0) return std::min(isa, best);
         }
+        throw std::runtime_error(std::string("INTEGRALROB_ISA: expected baseline, avx2 or avx512, got ") +
+                                 wanted);
     }
     return best;
 }

@@ -5,6 +5,12 @@
 #include "projection/projection_kernels.h"
 #include "projection/projection_math.h"
 
+#if defined(__clang__)
+#define INTEGRALROB_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INTEGRALROB_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
+#endif
+
 namespace integralrob::INTEGRALROB_ISA_NAMESPACE {
 namespace {
 
@@ -48,8 +54,8 @@ void linf_step(const T* x_adv, const T* grad, const T* x, PerRow<arithmetic_t<T>
     for_pieces(length, begin, end,
                [&](int64_t row, int64_t first, int64_t last) __attribute__((always_inline)) {
                    const A e = eps[row], s = step[row];
-        // An element is read before it is written, so out may be x_adv.
-#pragma GCC ivdep
+                   // An element is read before it is written, so out may be x_adv.
+                   INTEGRALROB_INDEPENDENT_ITERATIONS
                    for (int64_t k = first; k < last; ++k) {
                        out[k] = narrow<T>(integralrob::linf_step(A(widen(x_adv[k])), A(widen(grad[k])),
                                                                  A(widen(x[k])), e, s, lo, hi));

@@ -194,7 +194,7 @@ void sample_runs(const A* in, const Axis<A>& axis, A* out) {
         for (int64_t m = 0; m < points; ++m, to += inner) {
             const TapRange<A> taps(axis.taps, m);
             A detour[Lanes];
-            A* const vector = to + Lanes <= end ? to : detour;
+            A* const vector = end - to >= Lanes ? to : detour;
             if (taps.plain()) {
                 window.move_to(taps.index[0]);
                 window.sum(taps.weight).store(vector);
