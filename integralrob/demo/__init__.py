@@ -72,7 +72,7 @@ def run(
         eps, steps = settings.digits.eps, settings.digits.attack_steps
         bicubic = psnr(photographs.test_x, photographs.test_y)
         plots.plot_accuracy(folder / "accuracy.png", digits, eps)
-        plots.plot_weight_maps(folder / "weights.png", digits)
+        plots.plot_weight_maps(folder / "weights.png", digits, images)
         plots.plot_adversarial_examples(folder / "adversarial.png", digits, images, eps=eps, steps=steps, seed=seed)
         plots.plot_psnr(folder / "psnr.png", photos, bicubic)
         plots.plot_photos(folder / "photos.png", photos, photographs)
@@ -85,7 +85,11 @@ def run(
     }
     save(folder / "results.json", rows, seed, noted)
     print(table(rows))
-    print(f"linf: accuracy in % under PGD, {steps} steps, eps {eps:g}. Bicubic interpolation: {bicubic:.2f} dB.")
+    print(
+        f"linf: accuracy in % under PGD ({steps} steps, one random start, eps {eps:g}), "
+        "which is an upper bound of the robust accuracy; "
+        f"psnr in dB; bicubic interpolation has {bicubic:.2f}."
+    )
     print(f"{time.perf_counter() - begin:.0f} s on {device}. Results and figures: {folder}")
     return folder / "results.json"
 

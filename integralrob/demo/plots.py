@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..attacks import pgd
+from ..conversion import convert
 from .data import Split
 from .measure import Candidate, psnr
 from .report import Row
@@ -58,15 +59,17 @@ def plot_psnr(path: Path, candidates: Sequence[Candidate], bicubic: float) -> No
     figure.savefig(path, dpi=DPI)
 
 
-def plot_weight_maps(path: Path, candidates: Sequence[Candidate]) -> None:
-    """The central weights of the second convolution: discrete, ordered, and trained over random sizes."""
+def plot_weight_maps(path: Path, candidates: Sequence[Candidate], data: Split) -> None:
+    """The central weights of the second convolution: before and after ordering, and trained over random sizes."""
+    # Without ordering, but with the batch norms fused as in the others.
+    unordered = convert(find(candidates, None, 1.0).network, data.test_x[:4], order=None, progress=False)
     panels = {
-        "discrete network": find(candidates, None, 1.0),
-        "converted: channels ordered": find(candidates, f"{DEFAULT}, converted", 1.0),
-        "trained over random sizes": find(candidates, f"{DEFAULT}, trained", 1.0),
+        "converted, order of the discrete network": unordered.discretize(),
+        "converted, channels ordered": find(candidates, f"{DEFAULT}, converted", 1.0).network,
+        "trained over random sizes": find(candidates, f"{DEFAULT}, trained", 1.0).network,
     }
     figure = Figure(figsize=(12, 4.2), layout="constrained")
-    for axis, (title, (_, network)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    for axis, (title, network) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         weight = network.get_parameter("conv2.weight").detach().cpu()
         values = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]
         limit = values.abs().quantile(0.99).item()
