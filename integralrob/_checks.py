@@ -4,37 +4,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Integral, Real
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def describe(value: Any) -> str:
-    """What an error message says of a value: a tensor's dtype and shape, else its repr.
+    """What an error message says of a value: a tensor's dtype and shape, else its repr, on one line of 80 at most.
 
     >>> describe(torch.zeros(2, 3))
     'a torch.float32 tensor of shape (2, 3)'
     """
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    return f"{value!r} ({type(value).__name__})"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether its values can be looked at: not while a graph is traced, and not those of meta and fake tensors."""
+    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """A bool, Python's or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {describe(value)}")
+    return bool(value)
 
 
 def check_int(name: str, value: Any, minimum: int) -> int:
-    """An int (not a bool) of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+    """An int (not a bool), Python's or NumPy's, of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, Integral, torch.SymInt)):
         raise TypeError(f"{name}: expected an int of at least {minimum}, got {describe(value)}")
     if value < minimum:
         raise ValueError(f"{name}: expected an int of at least {minimum}, got {value}")
-    return cast(int, value)
+    return cast(int, value) if isinstance(value, torch.SymInt) else int(value)
 
 
-def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
-    """One of `choices`."""
-    if value not in choices:
+def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """One of `choices`, which are strings."""
+    if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {listed}, got {describe(value)}")
     return value
 
 
@@ -54,9 +70,14 @@ def check_kernel_dtype(name: str, tensor: Tensor) -> None:
 
 
 def check_real(name: str, value: Any, minimum: float = -math.inf) -> float:
-    """A real number (not NaN) of at least `minimum`."""
-    if isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+    """A real number (not NaN), Python's or NumPy's, of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real, torch.SymInt, torch.SymFloat)):
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
-    if not value >= minimum:
-        raise ValueError(f"{name}: expected a number of at least {minimum}, got {value}")
-    return float(value)
+    number = cast(float, value)
+    if not number >= minimum:
+        least = "" if minimum == -math.inf else f" of at least {minimum}"
+        raise ValueError(f"{name}: expected a number{least}, got {value}")
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number in the range of a float, got one beyond it") from None

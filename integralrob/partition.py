@@ -28,10 +28,9 @@ class Partition(nn.Module):
     """
 
     def __init__(self, num_points: int, *, kind: str = "endpoints", nodes: int | None = None) -> None:
-        check_int("num_points", num_points, 2)
+        num_points = check_int("num_points", num_points, 2)
         check_choice("kind", kind, ("endpoints", "centered"))
-        if nodes is not None:
-            check_int("nodes", nodes, 2)
+        nodes = None if nodes is None else check_int("nodes", nodes, 2)
         super().__init__()
         self.num_points = num_points
         self.kind = kind
@@ -102,7 +101,7 @@ class TrainablePartition(Partition):
 
     def __init__(self, num_points: int, *, kind: str = "endpoints", nodes: int | None = None) -> None:
         super().__init__(num_points, kind=kind, nodes=nodes)
-        self.logits = nn.Parameter(torch.zeros(num_points - 1, dtype=torch.float32))
+        self.logits = nn.Parameter(torch.zeros(self.num_points - 1, dtype=torch.float32))
 
     def _shares(self) -> Tensor:
         """The increments that the logits ask for, [M-1], summing to 1; wide whatever dtype the logits have."""
@@ -123,7 +122,7 @@ class TrainablePartition(Partition):
         `logits` becomes a new parameter (same dtype, device and requires_grad, no gradient), which an optimiser made
         before does not know. Nothing happens when the number of points stays. Fewer points forget detail.
         """
-        check_int("num_points", num_points, 2)
+        num_points = check_int("num_points", num_points, 2)
         if num_points == self.num_points:
             return
         curve = nn.functional.pad(self._shares().cumsum(0), (1, 0))

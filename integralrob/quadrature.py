@@ -13,7 +13,8 @@ interval alone, sum to the interval's length, and are differentiable in the poin
 | `Simpson`       | degree 2; 3 on uniform grids of an odd number of points     | O(h⁴)              | 2             |
 | `GaussLegendre` | degree M - 1; 2 M - 1 at its own points                     | faster than any power of h | 1     |
 
-Without an interval the first three need two points as well. Arithmetic is in the points' dtype: float64 is recommended.
+Without an interval the first three need two points as well. Arithmetic is in the points' dtype, but at
+least in float32: float64 is recommended.
 
 Source: "Integral Neural Networks" (CVPR 2023), supplement, appendices A (composite rules) and B (weights).
 """
@@ -23,13 +24,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from integralrob._checks import check_int, check_real, check_tensor, describe
+from integralrob._checks import check_int, check_real, check_tensor, describe, has_values
+from integralrob.ops._dtypes import arithmetic_dtype
 
 __all__ = [
     "GaussLegendre",
@@ -62,7 +65,7 @@ def _check_points(name: str, points: Tensor, fewest: int) -> None:
         raise ValueError(f"{name}: expected at least {fewest} points, got {points.numel()}")
     # What depends on the data cannot be checked in a traced graph. In eager mode a good input costs one
     # host-device synchronisation.
-    if torch.compiler.is_compiling() or (points.isfinite().all() & (points.diff() > 0).all()):
+    if not has_values(points) or (points.isfinite().all() & (points.diff() > 0).all()):
         return
     if not points.isfinite().all():
         raise ValueError(f"{name}: expected finite points, got {points.tolist()}")
@@ -74,7 +77,7 @@ def _check_points(name: str, points: Tensor, fewest: int) -> None:
 
 
 def _check_inside(name: str, points: Tensor, interval: Interval) -> None:
-    if torch.compiler.is_compiling():
+    if not has_values(points):
         return
     first, last = points[[0, -1]].tolist()
     # The end points may be the interval's, rounded to the points' dtype.
@@ -117,13 +120,14 @@ class Rule(ABC):
 
     def _named_weights(self, points: Tensor, interval: Interval | None, points_name: str, interval_name: str) -> Tensor:
         interval = self.default_interval if interval is None else _check_interval(interval_name, interval)
+        _check_points(points_name, points, max(2, self.min_points) if interval is None else self.min_points)
+        wide = points.to(arithmetic_dtype(points.dtype))
         if interval is None:
-            _check_points(points_name, points, max(2, self.min_points))
-            return self._weights(points, *self._own_interval(points))
-        _check_points(points_name, points, self.min_points)
-        _check_inside(points_name, points, interval)
-        lower, upper = (points.new_full((1,), end) for end in interval)
-        return self._weights(points, lower, upper)
+            lower, upper = self._own_interval(wide)
+        else:
+            _check_inside(points_name, points, interval)
+            lower, upper = (wide.new_full((1,), end) for end in interval)
+        return self._weights(wide, lower, upper).to(points.dtype)
 
     def _own_interval(self, points: Tensor) -> tuple[Tensor, Tensor]:
         return points[:1], points[-1:]
@@ -271,7 +275,7 @@ class GaussLegendre(Rule):
         >>> GaussLegendre().points(2) ** 2
         tensor([0.3333, 0.3333], dtype=torch.float64)
         """
-        check_int("num_points", num_points, 1)
+        num_points = check_int("num_points", num_points, 1)
         lower, upper = _check_interval("interval", interval)
         # Newton's method from Tricomi's asymptotic zeros, close enough for every n: each step squares the error.
         k = torch.arange(num_points, 0, -1, dtype=torch.float64, device="cpu")
@@ -341,7 +345,7 @@ def integrate(
     for one in rules:
         if not isinstance(one, Rule):
             raise TypeError(f"rule: expected a quadrature rule, or one per axis, got {describe(one)}")
-    one_interval = not isinstance(intervals, (tuple, list)) or all(isinstance(end, (int, float)) for end in intervals)
+    one_interval = not isinstance(intervals, (tuple, list)) or all(isinstance(end, Real) for end in intervals)
     pairs = (intervals,) * axes if one_interval else _per_axis("intervals", intervals, axes)
     if not callable(function):
         raise TypeError(f"function: expected a callable, got {describe(function)}")

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from integralrob.conversion import IntegralModel, convert
+
 
 class MLP(nn.Sequential):
     example_shape = (5, 12)
@@ -92,6 +94,11 @@ def seeded(network: type[nn.Module], seed: int = 0, **kwargs: object) -> nn.Modu
 
 def example(network: type[nn.Module], seed: int = 1) -> Tensor:
     return torch.randn(network.example_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def converted(network: type[nn.Module], **arguments: object) -> tuple[nn.Module, Tensor, IntegralModel]:
+    model, x = seeded(network), example(network)
+    return model, x, convert(model, x, progress=False, **arguments)
 
 
 class Awkward(nn.Module):
@@ -253,3 +260,43 @@ class Flattened3d(nn.Sequential):
 
     def __init__(self):
         super().__init__(nn.Conv3d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 7), nn.ReLU(), nn.Linear(7, 2))
+
+
+class Noisy(MLP):
+    """Draws random numbers in evaluation mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.rand(())
+
+
+class Unseen(Awkward):
+    """Layers that autograd does not see: one is not called, one only chooses, and one gives its weight away."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle = nn.Linear(8, 8)
+        self.choice = nn.Linear(8, 3)
+        self.functional = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.conv2d(self.trunk(x), self.functional.weight).mean((2, 3))
+        return self.head(features), self.choice(features).argmax(1)
+
+
+class Attentive(nn.Module):
+    """Attention calls none of its own layers."""
+
+    example_shape = (2, 5, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+NETWORKS = [MLP, PlainCNN, ResidualNet, SRCNN, Flattened1d, Flattened3d]

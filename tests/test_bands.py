@@ -85,7 +85,7 @@ def test_weights_sum_to_one(mode: dict[str, Any], a: float, rng: torch.Generator
 
 
 def test_far_outside_border_is_the_end_node_and_zeros_is_nothing() -> None:
-    p = torch.tensor([-1e9, -4.0, 4.0, 1e9], dtype=torch.float64)
+    p = torch.tensor([-1e6, -4.0, 4.0, 1e6], dtype=torch.float64)
     last = torch.zeros(4, 6, dtype=torch.float64)
     last[:2, 0] = last[2:, 5] = 1
     torch.testing.assert_close(dense(ir.ops.cubic_band(p, 6), 6), last, rtol=0, atol=1e-14)
@@ -182,21 +182,61 @@ def test_gradient_reaches_points_of_any_dtype() -> None:
         assert p.grad.abs().min() > 0
 
 
+def test_forward_mode(rng: torch.Generator) -> None:
+    """A band is torch's own arithmetic: tangents pass, and a cached band without them does not serve instead."""
+    p = interior(6, 9, rng)
+    ir.ops.cubic_band(p, 9)
+    _, tangent = torch.func.jvp(lambda p: ir.ops.cubic_band(p, 9)[1], (p,), (torch.ones_like(p),))
+    jacobian = torch.autograd.functional.jacobian(lambda p: ir.ops.cubic_band(p, 9)[1], p)
+    torch.testing.assert_close(tangent, jacobian.sum(-1))
+    assert not torch._C._functorch.is_functorch_wrapped_tensor(ir.ops.cubic_band(p, 9)[1])
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_meta_points(antialias: bool) -> None:
+    p = torch.zeros(5, device="meta")
+    start, weight = ir.ops.cubic_band(p, 9, p, antialias=antialias)
+    assert start.is_meta
+    assert weight.is_meta
+    assert (start.shape, weight.shape) == ((5,), (5, 9 if antialias else 4))
+
+
 # ---------------------------------------------------------------------------------------------------------------- cache
+
+
+def shared(
+    p: Tensor,
+    size: int,
+    scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    a: float = -0.75,
+    padding: str = "border",
+    antialias: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The tensors that the cache holds."""
+    return cubic_band_as(dtype, p, size, scale, a, padding, antialias)
 
 
 def test_cached_by_identity_and_version() -> None:
     p, scale = torch.linspace(-1, 1, 5), torch.ones(5)
-    band = ir.ops.cubic_band(p, 8, scale)
-    assert ir.ops.cubic_band(p, 8, scale) is band
-    assert ir.ops.cubic_band(p.clone(), 8, scale) is not band
-    assert ir.ops.cubic_band(p, 8) is not band
-    assert ir.ops.cubic_band(p, 9, scale) is not band
-    assert ir.ops.cubic_band(p, 8, scale, a=-0.5) is not band
-    assert ir.ops.cubic_band(p, 8, scale, padding="zeros") is not band
-    assert ir.ops.cubic_band(p, 8, scale, antialias=True) is not band
-    assert cubic_band_as(torch.float32, p, 8, scale, -0.75, "border", False)[1].dtype == torch.float32
-    assert ir.ops.cubic_band(p, 8, scale) is band
+    band = shared(p, 8, scale)
+    assert shared(p, 8, scale) is band
+    assert shared(p.clone(), 8, scale) is not band
+    assert shared(p, 8) is not band
+    assert shared(p, 9, scale) is not band
+    assert shared(p, 8, scale, a=-0.5) is not band
+    assert shared(p, 8, scale, padding="zeros") is not band
+    assert shared(p, 8, scale, antialias=True) is not band
+    assert shared(p, 8, scale, torch.float32)[1].dtype == torch.float32
+    assert shared(p, 8, scale) is band
+
+
+def test_writing_to_a_band_changes_no_other() -> None:
+    p = torch.linspace(-1, 1, 5)
+    expected = [x.clone() for x in ir.ops.cubic_band(p, 8)]
+    for x in ir.ops.cubic_band(p, 8):
+        x.zero_()
+    assert all(map(torch.equal, ir.ops.cubic_band(p, 8), expected))
 
 
 @pytest.mark.parametrize("changed", ["points", "scale"])
@@ -212,8 +252,8 @@ def test_in_place_change_makes_a_new_band(changed: str) -> None:
 def test_not_cached_where_a_gradient_is_needed() -> None:
     p = torch.nn.Parameter(torch.linspace(-0.9, 0.9, 5))
     with torch.no_grad():
-        assert ir.ops.cubic_band(p, 8) is ir.ops.cubic_band(p, 8)
-    first, second = ir.ops.cubic_band(p, 8), ir.ops.cubic_band(p, 8)
+        assert shared(p, 8) is shared(p, 8)
+    first, second = shared(p, 8), shared(p, 8)
     assert first is not second
     assert first[1].requires_grad
     first[1].square().sum().backward()
@@ -230,16 +270,16 @@ def test_band_made_without_gradient_does_not_serve_one_that_needs_it() -> None:
 def test_inference_mode_tensors_are_sampled_uncached() -> None:
     with torch.inference_mode():
         p = torch.linspace(-1, 1, 5)
-        assert ir.ops.cubic_band(p, 8) is not ir.ops.cubic_band(p, 8)
+        assert shared(p, 8) is not shared(p, 8)
     band = ir.ops.cubic_band(torch.linspace(-1, 1, 5), 8)
     assert not band[1].is_inference()
 
 
 def test_band_cached_under_inference_mode_serves_autograd() -> None:
     p = torch.linspace(-1, 1, 5)
-    with torch.inference_mode():
-        ir.ops.cubic_band(p, 8)
     values = torch.randn(8, requires_grad=True)
+    with torch.inference_mode():
+        ir.ops.sample_weight(values, p, dims=0)
     ir.ops.sample_weight(values, p, dims=0).sum().backward()
     assert values.grad is not None
 
@@ -249,12 +289,12 @@ def test_cache_is_bounded() -> None:
     for p in kept:
         ir.ops.cubic_band(p, 4)
     assert len(_cache.entries) == _cache.capacity
-    assert ir.ops.cubic_band(kept[-1], 4) is ir.ops.cubic_band(kept[-1], 4)
+    assert shared(kept[-1], 4) is shared(kept[-1], 4)
 
 
 def test_bands_die_with_their_points() -> None:
     p, scale = torch.linspace(-1, 1, 3), torch.ones(3)
-    gone = [weakref.ref(x) for x in (p, scale, ir.ops.cubic_band(p, 4, scale)[1])]
+    gone = [weakref.ref(x) for x in (p, scale, shared(p, 4, scale)[1])]
     del p
     gc.collect()
     assert gone[0]() is None
@@ -288,6 +328,11 @@ P = torch.linspace(-1, 1, 4)
         ((P[:0], 4), ValueError, r"points: expected a non-empty tensor of shape \[M\], got .*\(0,\)"),
         ((torch.tensor([0.0, float("nan")]), 4), ValueError, "points: expected finite values"),
         ((torch.tensor([0.0, float("inf")]), 4), ValueError, "points: expected finite values"),
+        (
+            (torch.tensor([-1e308], dtype=torch.float64), 4),
+            ValueError,
+            r"points: expected finite values of at most 1e\+06 .* got 1e",
+        ),
         ((P, 1), ValueError, "size: expected an int of at least 2, got 1"),
         ((P, 4.0), TypeError, "size: expected an int of at least 2, got 4.0"),
         ((P, True), TypeError, "size: expected an int of at least 2, got True"),
@@ -311,6 +356,7 @@ def test_bad_tensors_and_sizes(arguments: tuple[Any, ...], error: type[Exception
         ({"a": float("nan")}, ValueError, "a: expected a .*number"),
         ({"a": float("inf")}, ValueError, "a: expected a finite number, got inf"),
         ({"a": "cubic"}, TypeError, "a: expected a number"),
+        ({"antialias": "no"}, TypeError, "antialias: expected a bool, got 'no'"),
         ({"a": torch.tensor(-0.5)}, TypeError, "a: expected a number"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from integralrob import _checks
 
@@ -19,6 +21,9 @@ from integralrob import _checks
         ("x", "'x' (str)"),
         (None, "None (NoneType)"),
         ([1], "[1] (list)"),
+        ("x" * 79, "'" + "x" * 76 + "... (str)"),
+        (torch.nn.ReLU, "<class 'torch.nn.modules.activation.ReLU'> (type)"),
+        (torch.nn.Sequential(torch.nn.ReLU()), "Sequential( (0): ReLU() ) (Sequential)"),
     ],
 )
 def test_describe(value: Any, text: str) -> None:
@@ -35,8 +40,29 @@ def test_what_is_right_comes_back() -> None:
     assert isinstance(_checks.check_real("x", 3), float)
     assert _checks.check_real("x", math.inf, minimum=0) == math.inf
     assert _checks.check_real("x", -math.inf) == -math.inf
+    assert _checks.check_bool("flag", True) is True
+    assert _checks.check_bool("flag", np.bool_(False)) is False
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         _checks.check_kernel_dtype("t", tensor.to(dtype))
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.uint8(3), np.float16(3), np.float32(3), np.float64(3)], ids=repr)
+def test_numpy_scalars_come_back_as_pythons(value: Any) -> None:
+    number = _checks.check_real("x", value, minimum=0)
+    assert (type(number), number) == (float, 3.0)
+    if isinstance(value, np.integer):
+        count = _checks.check_int("n", value, minimum=0)
+        assert (type(count), count) == (int, 3)
+    else:
+        with pytest.raises(TypeError, match=r"n: expected an int of at least 0, got np\.float"):
+            _checks.check_int("n", value, minimum=0)
+
+
+def test_values_of_meta_and_fake_tensors_are_not_looked_at() -> None:
+    assert _checks.has_values(torch.zeros(2))
+    assert not _checks.has_values(torch.zeros(2, device="meta"))
+    with FakeTensorMode():
+        assert not _checks.has_values(torch.zeros(2))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +72,23 @@ def test_what_is_right_comes_back() -> None:
         ("check_int", ("size", True, 0), TypeError, "size: expected an int of at least 0, got True (bool)"),
         ("check_int", ("size", 2.0, 2), TypeError, "size: expected an int of at least 2, got 2.0 (float)"),
         ("check_int", ("size", "2", 2), TypeError, "size: expected an int of at least 2, got '2' (str)"),
-        ("check_choice", ("kind", "c", ("a", "b")), ValueError, "kind: expected one of 'a', 'b', got 'c'"),
+        ("check_choice", ("kind", "c", ("a", "b")), ValueError, "kind: expected one of 'a', 'b', got 'c' (str)"),
+        ("check_choice", ("kind", ["a"], {"a": 1}), ValueError, "kind: expected one of 'a', got ['a'] (list)"),
+        (
+            "check_choice",
+            ("kind", np.ones(2), ["a"]),
+            ValueError,
+            "kind: expected one of 'a', got array([1., 1.]) (ndarray)",
+        ),
+        ("check_bool", ("flag", "no"), TypeError, "flag: expected a bool, got 'no' (str)"),
+        ("check_bool", ("flag", 1), TypeError, "flag: expected a bool, got 1 (int)"),
+        ("check_bool", ("flag", None), TypeError, "flag: expected a bool, got None (NoneType)"),
+        (
+            "check_int",
+            ("size", np.bool_(True), 0),
+            TypeError,
+            "size: expected an int of at least 0, got np.True_ (bool)",
+        ),
         ("check_tensor", ("points", [1.0]), TypeError, "points: expected a tensor, got [1.0] (list)"),
         (
             "check_tensor",
@@ -62,6 +104,13 @@ def test_what_is_right_comes_back() -> None:
         ),
         ("check_real", ("eps", -1, 0), ValueError, "eps: expected a number of at least 0, got -1"),
         ("check_real", ("eps", math.nan, 0), ValueError, "eps: expected a number of at least 0, got nan"),
+        ("check_real", ("a", math.nan), ValueError, "a: expected a number, got nan"),
+        (
+            "check_real",
+            ("eps", 10**400),
+            ValueError,
+            "eps: expected a number in the range of a float, got one beyond it",
+        ),
         ("check_real", ("eps", "1"), TypeError, "eps: expected a number, got '1' (str)"),
         ("check_real", ("eps", False), TypeError, "eps: expected a number, got False (bool)"),
         (

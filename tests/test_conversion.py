@@ -1,6 +1,4 @@
 import copy
-import io
-import pickle
 import warnings
 
 import models
@@ -8,23 +6,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from models import NETWORKS, converted
 from torch import nn
 
 from integralrob import quadrature
-from integralrob.conversion import IntegralModel, convert
+from integralrob.conversion import convert
 from integralrob.conversion.check import relative_difference
 from integralrob.conversion.ordering import channel_distance, path_length
-from integralrob.nn import IntegralLayer, Sampling
-from integralrob.partition import UniformPartition
-
-NETWORKS = [models.MLP, models.PlainCNN, models.ResidualNet, models.SRCNN, models.Flattened1d, models.Flattened3d]
+from integralrob.nn import Sampling
 
 SUPPLEMENT = Sampling("endpoints", quadrature.Trapezoidal(), a=-0.75, padding="zeros", antialias=False)
-
-
-def converted(network: type[nn.Module], **arguments: object) -> tuple[nn.Module, torch.Tensor, IntegralModel]:
-    model, x = models.seeded(network), models.example(network)
-    return model, x, convert(model, x, progress=False, **arguments)
 
 
 def snapshot(model: nn.Module) -> list[object]:
@@ -175,6 +166,46 @@ def test_without_an_order_what_does_not_run_at_other_sizes_is_found_too():
     _, _, integral = converted(models.Masked, order=None)
     assert list(integral.groups) == ["middle", "head.0"]
     assert "does not run at other sizes" in {entry.name: entry.reason for entry in integral.report}["stem"]
+
+
+@pytest.mark.parametrize(
+    ("network", "groups", "unseen"),
+    [
+        (
+            models.Unseen,
+            ["stem", "head.0"],
+            {"idle": "is not called", "choice": "no gradient", "functional": "is not called"},
+        ),
+        (models.Attentive, ["head.0"], {"attention.out_proj": "is not called"}),
+    ],
+)
+def test_layers_that_are_not_in_the_graph_are_reported(network, groups, unseen):
+    _, _, integral = converted(network)
+    assert list(integral.groups) == groups
+    report = {entry.name: entry.reason for entry in integral.report}
+    in_report = {name for name, reason in report.items() if reason.startswith("is not in the traced graph: ")}
+    assert in_report == unseen.keys()
+    for name, reason in unseen.items():
+        assert reason in report[name]
+
+
+def test_a_model_that_draws_random_numbers_converts_and_leaves_their_state():
+    model, x = models.seeded(models.Noisy), models.example(models.Noisy)
+    state = torch.get_rng_state()
+    integral = convert(model, x, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(integral.groups) == ["0", "2"]
+
+
+def test_converts_in_inference_mode_too():
+    model = models.seeded(models.PlainCNN)
+    with torch.inference_mode():
+        x = models.example(models.PlainCNN)
+        integral = convert(model, x, progress=False)
+    assert list(integral.groups) == ["conv1", "conv2", "fc1"]
+    integral.resize(0.5)
+    integral(x.clone()).sum().backward()
+    assert integral.module.conv1.weight.grad.any()
 
 
 def test_layers_with_hooks_stay_as_they_are():
@@ -331,255 +362,6 @@ def test_smooth_networks_keep_more_when_ordered():
     assert errors["two_opt"] < 0.01 < 0.1 < errors[None]
 
 
-# -------------------------------------------------------------------------------------------------------------- sizes
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_discretize_is_the_integral_network_bit_for_bit_at_each_size(network):
-    model, x, integral = converted(network)
-    parameters = [sum(p.numel() for p in model.parameters())]
-    for size in (0.9, 0.75, 0.5, 0.25):
-        integral.resize(size)
-        discrete = integral.discretize()
-        assert torch.equal(discrete(x), integral(x))
-        assert not any(type(module).__module__.startswith("integralrob") for module in discrete.modules())
-        assert b"integralrob" not in pickle.dumps(discrete)
-        parameters.append(sum(p.numel() for p in discrete.parameters()))
-    assert parameters == sorted(parameters, reverse=True)
-    assert parameters[-1] < 0.5 * parameters[0]
-
-
-def test_a_discretization_is_independent():
-    _, x, integral = converted(models.PlainCNN)
-    discrete = integral.discretize()
-    expected = discrete(x)
-    with torch.no_grad():
-        for parameter in integral.parameters():
-            parameter.zero_()
-    assert torch.equal(discrete(x), expected)
-
-
-def test_down_and_up_again_is_exact():
-    _, x, integral = converted(models.ResidualNet)
-    full = integral(x)
-    integral.resize(0.5)
-    half = integral(x)
-    integral.resize(1.5)
-    integral(x)
-    integral.resize(0.5)
-    assert torch.equal(integral(x), half)
-    integral.resize(1.0)
-    assert torch.equal(integral(x), full)
-
-
-def test_resize_by_name_and_by_fraction():
-    _, x, integral = converted(models.PlainCNN)
-    integral.resize({"conv1": 5, "fc1": 0.33})
-    assert integral.sizes == {"conv1": 5, "conv2": 12, "fc1": 7}
-    assert integral.groups["fc1"].size == 7
-    assert integral.groups["fc1"].full_size == 20
-    assert (integral.module.conv1.out_channels, integral.module.conv2.in_channels) == (5, 5)
-    assert integral(x).shape == (2, 10)
-    integral.resize(0.01)
-    assert set(integral.sizes.values()) == {2}
-    integral(x)
-
-
-@pytest.mark.parametrize(
-    ("error", "size"),
-    [
-        (TypeError, 1), (TypeError, True), (TypeError, "0.5"), (TypeError, None), (ValueError, 0.0), (ValueError, -0.5),
-        (ValueError, float("nan")), (ValueError, float("inf")), (ValueError, {"conv9": 4}), (ValueError, {"conv1": 1}),
-        (TypeError, {"conv1": True}), (ValueError, {"conv2": 5, "conv1": float("nan")}), (TypeError, {"conv1": "4"}),
-        (ValueError, {"conv2": 5, "conv1": 0}),
-    ],
-)  # fmt: skip
-def test_a_bad_resize_changes_nothing(error, size):
-    _, _, integral = converted(models.PlainCNN)
-    sizes = integral.sizes
-    with pytest.raises(error, match=r"^size"):
-        integral.resize(size)
-    assert integral.sizes == sizes
-    nothing_to_resize = converted(models.PlainCNN, dims=[])[2]
-    if not isinstance(size, dict):
-        with pytest.raises(error, match=r"^size"):
-            nothing_to_resize.resize(size)
-
-
-def test_random_sizes_are_uniform_within_bounds_and_reproducible():
-    _, x, integral = converted(models.PlainCNN)
-    drawn = [integral.random_sizes(0.5, 1.0, 1, generator=torch.Generator().manual_seed(i)) for i in range(200)]
-    assert integral.sizes == drawn[-1]
-    integral(x)
-    assert {sizes["conv1"] for sizes in drawn} == set(range(4, 9))
-    assert {sizes["conv2"] for sizes in drawn} == set(range(6, 13))
-    counts = np.unique([sizes["fc1"] for sizes in drawn], return_counts=True)
-    assert counts[0].tolist() == list(range(10, 21))
-    assert counts[1].min() > 5
-    assert drawn[3] == integral.random_sizes(0.5, 1.0, 1, generator=torch.Generator().manual_seed(3))
-    state = torch.get_rng_state()
-    integral.random_sizes(0.5, 1.0, generator=torch.Generator())
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_random_sizes_are_multiples_of_eight_unless_told_otherwise():
-    _, _, integral = converted(models.PlainCNN)
-    generator = torch.Generator().manual_seed(0)
-    drawn = [integral.random_sizes(0.3, 1.0, generator=generator) for _ in range(60)]
-    assert {sizes["conv1"] for sizes in drawn} == {8}
-    assert {sizes["conv2"] for sizes in drawn} == {8, 12}
-    assert {sizes["fc1"] for sizes in drawn} == {8, 16, 20}
-
-
-@pytest.mark.parametrize(
-    ("error", "name", "arguments"),
-    [
-        (ValueError, "low, high", (0.0, 1.0)),
-        (ValueError, "low, high", (0.8, 0.5)),
-        (ValueError, "low, high", (0.5, 1.1)),
-        (ValueError, "low", (float("nan"), 1.0)),
-        (ValueError, "high", (0.5, float("nan"))),
-        (TypeError, "low", ("a", 1)),
-        (ValueError, "multiple_of", (0.5, 1.0, 0)),
-        (TypeError, "multiple_of", (0.5, 1.0, 2.0)),
-    ],
-)
-def test_bad_random_sizes(error, name, arguments):
-    _, _, integral = converted(models.MLP)
-    with pytest.raises(error, match=rf"^{name}: expected"):
-        integral.random_sizes(*arguments)
-    with pytest.raises(TypeError, match=r"^generator: expected"):
-        integral.random_sizes(0.5, 1.0, generator=0)
-    assert integral.sizes == {"0": 24, "2": 16}
-
-
-# ----------------------------------------------------------------------------------------------------------- training
-
-
-@pytest.mark.parametrize("size", [1.0, 0.5])
-def test_gradients_flow_to_all_control_values(size):
-    _, x, integral = converted(models.ResidualNet)
-    integral.resize(size)
-    integral(x).square().sum().backward()
-    for name, parameter in integral.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.any(), name
-
-
-def test_training_over_random_sizes_lowers_the_loss_at_every_size():
-    model, x = models.seeded(models.MLP), torch.randn(256, 12, generator=torch.Generator().manual_seed(0))
-    y = (x[:, :4] + x[:, 4:8] * x[:, 8:]).argmax(1)
-    integral = convert(model, x[:2], progress=False)
-    optimizer, generator = torch.optim.Adam(integral.parameters(), 1e-2), torch.Generator().manual_seed(0)
-
-    def losses():
-        result = []
-        for size in (1.0, 0.75, 0.5):
-            integral.resize(size)
-            result.append(float(F.cross_entropy(integral(x), y).detach()))
-        return result
-
-    before = losses()
-    for _ in range(150):
-        integral.random_sizes(0.5, 1.0, generator=generator)
-        optimizer.zero_grad()
-        F.cross_entropy(integral(x), y).backward()
-        optimizer.step()
-    assert all(after < 0.7 * loss for after, loss in zip(losses(), before, strict=True))
-
-
-# -------------------------------------------------------------------------------------------------------- round trips
-
-
-def _saved(model: nn.Module) -> nn.Module:
-    buffer = io.BytesIO()
-    torch.save(model, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
-
-
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), _saved])
-def test_copies_have_the_sizes_and_are_independent(clone):
-    _, x, integral = converted(models.ResidualNet)
-    integral.resize({"stem.0": 5})
-    expected = integral(x)
-    other = clone(integral)
-    assert other.sizes == integral.sizes
-    assert other.report == integral.report
-    assert torch.equal(other(x), expected)
-    other.resize(0.5)
-    other(x)
-    assert integral.sizes["stem.0"] == 5
-    assert torch.equal(integral(x), expected)
-
-
-def test_state_dict_holds_sizes_and_orders():
-    _, x, integral = converted(models.ResidualNet)
-    integral.resize({"stem.0": 5, "blocks.2.conv2": 7})
-    expected = integral(x)
-    buffer = io.BytesIO()
-    torch.save(integral.state_dict(), buffer)
-    buffer.seek(0)
-    _, _, other = converted(models.ResidualNet, order=None)
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    assert other.sizes == integral.sizes
-    assert {name: group.order for name, group in other.groups.items()} == {
-        name: group.order for name, group in integral.groups.items()
-    }
-    assert torch.equal(other(x), expected)
-
-
-def test_a_state_of_other_groups_is_refused():
-    _, _, integral = converted(models.PlainCNN)
-    _, _, fewer = converted(models.PlainCNN, dims=["conv1"])
-    with pytest.raises(ValueError, match=r"^state_dict: .*conv2, fc1"):
-        integral.load_state_dict(fewer.state_dict())
-    state = integral.state_dict()
-    state["_extra_state"] = copy.deepcopy(state["_extra_state"])
-    state["_extra_state"]["conv1"]["order"] = list(range(9))
-    with pytest.raises(ValueError, match=r"^state_dict: expected 8 channels in the group 'conv1', got 9"):
-        integral.load_state_dict(state)
-
-
-def test_moving_average_models_work():
-    _, x, integral = converted(models.PlainCNN)
-    average = torch.optim.swa_utils.AveragedModel(integral)
-    average.update_parameters(integral)
-    assert torch.equal(average(x), integral(x))
-
-
-def test_compiles_to_one_graph():
-    _, x, integral = converted(models.PlainCNN)
-    compiled = torch.compile(integral, fullgraph=True, backend="eager")
-    for size in (1.0, 0.5, 0.75):
-        integral.resize(size)
-        torch.testing.assert_close(compiled(x), integral(x))
-
-
-def test_compiles_with_gradients():
-    _, x, integral = converted(models.MLP)
-    integral.resize(0.5)
-    torch.compile(integral, fullgraph=True, backend="aot_eager")(x).sum().backward()
-    compiled = [p.grad.clone() for p in integral.parameters()]
-    integral.zero_grad()
-    integral(x).sum().backward()
-    for actual, parameter in zip(compiled, integral.parameters(), strict=True):
-        torch.testing.assert_close(actual, parameter.grad)
-
-
-def test_the_members_of_a_group_share_its_partition():
-    _, _, integral = converted(models.ResidualNet)
-    for group in integral.groups.values():
-        assert isinstance(group.partition, UniformPartition)
-        for member in group.members:
-            weight = integral.layer(member.layer).continuous_weight
-            assert weight.partitions[weight.dims.index(member.dim)] is group.partition
-    assert sum(isinstance(module, IntegralLayer) for module in integral.modules()) == 9
-    with pytest.raises(ValueError, match=r"^name: expected the name of an integral layer, got 'stem'"):
-        integral.layer("stem")
-
-
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -603,7 +385,7 @@ def test_bad_arguments(error, name, arguments):
 
 
 def test_a_bad_order_function_is_an_error():
-    with pytest.raises(ValueError, match=r"^order: expected the function to return a permutation"):
+    with pytest.raises(ValueError, match=r"^order\(distance\): expected a permutation of range\(24\)"):
         converted(models.MLP, order=lambda distance: [0] * len(distance))
 
 
@@ -618,6 +400,13 @@ def test_weights_that_are_not_finite_are_an_error():
         model[2].weight[3, 4] = float("nan")
     with pytest.raises(ValueError, match=r"^model: expected finite weights, got NaN or infinity in '2.weight'"):
         convert(model, x, progress=False)
+
+
+def test_inference_tensors_in_a_model_are_an_error():
+    with torch.inference_mode():
+        model = models.seeded(models.MLP)
+    with pytest.raises(ValueError, match=r"^model: .* outside of torch.inference_mode, got '0.weight'"):
+        convert(model, models.example(models.MLP), progress=False)
 
 
 def test_progress_is_shown_only_when_asked(capfd):

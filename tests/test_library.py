@@ -335,7 +335,7 @@ ours = [w for w in caught if "integralrob" in str(w.message)]
 print(json.dumps({
     "file": ir.__file__,
     "at_import": at_import,
-    "warnings": [[w.category.__name__, str(w.message)] for w in ours],
+    "warnings": [[w.category.__name__, str(w.message), w.filename, w.lineno] for w in ours],
     "sampled": sampled.tolist(), "values": values.grad.tolist(), "points": p.grad.tolist(),
     "stepped": stepped.tolist(), "projected": projected.tolist(), "compiled": compiled.tolist(),
 }))
@@ -357,7 +357,9 @@ def test_without_the_native_library_all_works_and_one_warning_says_why(tmp_path:
     for name, result in results.items():
         assert Path(result["file"]).is_relative_to(folders[name])
         assert result["at_import"] == 0
-        ((category, message),) = result["warnings"]
+        ((category, message, file, line),) = result["warnings"]
+        assert file == "<string>"
+        assert "ir.ops.sample_weight" in WITHOUT_NATIVE.splitlines()[line - 1]
         assert category == "RuntimeWarning"
         assert f"slow pure-torch reference: libintegralrob_cpu.so {reasons[name]}" in message
         for key, value in native.items():
@@ -369,11 +371,11 @@ def test_problems_are_told_for_each_device(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(_library, "NATIVE_DIRECTORY", tmp_path)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert load() == {
-        device: f"libintegralrob_{device}.so is not built (build it with: pip install --no-build-isolation .)"
-        for device in ("cpu", "cuda")
+        "cpu": "libintegralrob_cpu.so is not built (build it with: pip install --no-build-isolation .)",
+        "cuda": "this version has no CUDA kernels",
     }
-    (tmp_path / "libintegralrob_cuda.so").write_text("not a library")
-    assert load()["cuda"].startswith("libintegralrob_cuda.so could not be loaded: ")
+    (tmp_path / "libintegralrob_cpu.so").write_text("not a library")
+    assert load()["cpu"].startswith("libintegralrob_cpu.so could not be loaded: ")
 
 
 def test_the_library_tells_its_instruction_set() -> None:

@@ -1,10 +1,13 @@
 import copy
 import pickle
+import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 
 from integralrob import quadrature
@@ -222,6 +225,9 @@ def test_copies_are_independent_and_carry_no_bands(clone):
         (TypeError, "partitions", {"partitions": UniformPartition(4)}),
         (TypeError, "input_dim", {"input_dim": "in"}),
         (ValueError, "input_dim", {"input_dim": -1}),
+        (ValueError, "input_dim", {"input_dim": 2}),
+        (ValueError, "input_dim", {"shape": (8,), "dims": (0,), "input_dim": 2}),
+        (TypeError, "shape", {"shape": 8}),
         (ValueError, "partitions", {"partitions": [None]}),
         (TypeError, r"partitions\[1\]", {"partitions": [None, 4]}),
         (ValueError, r"partitions\[0\]", {"partitions": [UniformPartition(4, kind="centered", nodes=5), None]}),
@@ -252,13 +258,28 @@ def test_bad_sampling(error, name, arguments):
 
 @pytest.mark.parametrize(
     ("error", "sizes"),
-    [(ValueError, (4, 1)), (ValueError, (4,)), (TypeError, (4, 3.0)), (TypeError, (True, 4)), (ValueError, (3, -1))],
+    [
+        (ValueError, (4, 1)),
+        (ValueError, (4,)),
+        (TypeError, (4, 3.0)),
+        (TypeError, (True, 4)),
+        (ValueError, (3, -1)),
+        (ValueError, (4, 64 * 6 + 1)),
+        (ValueError, (4, 10**13)),
+    ],
 )
 def test_a_bad_resize_changes_nothing(error, sizes):
     weight = ContinuousWeight((6, 6))
     with pytest.raises(error, match=r"^sizes"):
         weight.resize(sizes)
     assert weight.sizes == (6, 6)
+
+
+def test_sizes_can_be_numpys():
+    weight = ContinuousWeight((6, 6))
+    weight.resize((np.int64(4), np.int32(64 * 6)))
+    assert weight.sizes == (4, 384)
+    assert all(type(size) is int for size in weight.sizes)
 
 
 def test_bad_values():
@@ -431,6 +452,15 @@ def test_bands_made_in_inference_mode_serve_training_too():
     assert layer.weight.grad.any()
 
 
+def test_layers_made_of_fake_tensors_leave_others_alone():
+    sampling = Sampling()
+    with FakeTensorMode():
+        fake = IntegralLinear(10, 8, sampling=sampling)
+        assert fake(torch.zeros(3, 10)).shape == (3, 8)
+    layer = IntegralLinear(10, 8, sampling=sampling)
+    assert type(layer(torch.zeros(3, 10))) is torch.Tensor
+
+
 def test_runs_under_autocast():
     layer = IntegralLinear(10, 8)
     layer.resize(5, 6)
@@ -458,6 +488,36 @@ def test_from_discrete_refuses_other_modules():
             IntegralLinear.from_discrete(module)
 
 
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_from_discrete_refuses_hooks(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.nn.utils.weight_norm is deprecated, and found in old networks
+        module = getattr(nn.utils, name)(nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"^module: expected a layer without hooks"):
+        IntegralLinear.from_discrete(module)
+
+
+@pytest.mark.parametrize("dims", [(0, 2), (2,), (1, 0), ()])
+def test_layers_have_two_axes(dims):
+    with pytest.raises(ValueError, match=r"^dims: expected different ints from 0 to 1, increasing"):
+        IntegralConv2d(4, 4, 3, dims=dims)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("cls", [UniformPartition, TrainablePartition])
+def test_a_layer_follows_a_partition_that_is_resized_elsewhere(cls, compiled):
+    torch.compiler.reset()  # there is a limit to the graphs of one function, over all instances
+    partition = cls(8, kind="centered", nodes=8)
+    layer, x = IntegralLinear(10, 8, partitions=[partition, None]), torch.randn(3, 10)
+    forward = torch.compile(layer, fullgraph=True, backend="eager") if compiled else layer
+    for size in (8, 5, 7):
+        partition.resize(size)
+        assert forward(x).shape == (3, size)
+        assert layer.out_features == size
+        assert f"out_features={size}" in repr(layer)
+        torch.testing.assert_close(forward(x), layer(x))
+
+
 @pytest.mark.parametrize(
     ("error", "name", "sizes"),
     [
@@ -465,6 +525,8 @@ def test_from_discrete_refuses_other_modules():
         (ValueError, "in_size", (None, 0)),
         (TypeError, "in_size", (4, 2.5)),
         (TypeError, "out_size", (True, None)),
+        (ValueError, "in_size", (4, 10**13)),
+        (ValueError, "in_size", (4, 64 * 6 + 1)),
     ],
 )
 def test_a_bad_layer_resize_changes_nothing(error, name, sizes):

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -261,6 +262,15 @@ def test_compiles_without_graph_breaks(cls):
     assert torch.equal(compiled(), partition())
     partition.resize(4)
     assert torch.equal(compiled(), partition())
+
+
+@both_classes
+def test_sizes_can_be_numpys(cls):
+    partition = cls(np.int64(6), kind="centered", nodes=np.int32(8))
+    assert repr(partition) == repr(cls(6, kind="centered", nodes=8))
+    partition.resize(np.int64(4))
+    assert type(partition.num_points) is type(partition.nodes) is int
+    assert partition().shape == (4,)
 
 
 @both_classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import integralrob as ir
+
+OPS = torch.ops.integralrob
 
 SHAPES = [(0, 5), (1,), (7,), (3, 0), (1, 1), (4, 33), (2, 3, 17, 19), (300, 2)]
 BOUNDS = [None, (0.0, 1.0), (-0.25, math.inf), (0.5, 0.5)]
@@ -268,6 +271,64 @@ def test_in_place_step_is_seen_by_autograd(backend: Backend) -> None:
         loss.backward()
 
 
+@pytest.mark.parametrize("tangent_of", ["delta", "eps", "center"])
+def test_forward_mode_is_refused(tangent_of: str) -> None:
+    tensors = {"delta": torch.ones(2, 3), "eps": torch.ones(2), "center": torch.ones(2, 3)}
+
+    def project(tangent: Tensor) -> Tensor:
+        given = {**tensors, tangent_of: tangent}
+        return ir.ops.project_linf(given["delta"], given["eps"], center=given["center"], bounds=(0, 1))
+
+    given = tensors[tangent_of]
+    with pytest.raises(NotImplementedError, match=r"integralrob\.ops\.project_linf: forward-mode"):
+        torch.func.jvp(project, (given,), (given,))
+
+
+# -------------------------------------------------------------------------------------------------------- shared memory
+
+
+@pytest.mark.parametrize("shared", ["grad", "x", "eps"])
+@pytest.mark.parametrize("offset", [-8, -1, 0, 1, 8])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_in_place_step_on_overlapping_memory(
+    backend: Backend, shared: str, offset: int, transposed: bool, rng: torch.Generator
+) -> None:
+    memory = torch.randn(200, generator=rng).to(backend.device).abs()
+    arguments = {name: torch.rand(7, 7, generator=rng).to(backend.device) for name in ("grad", "x")}
+    x_adv = memory[50:99].view(7, 7)
+    view = memory[50 + offset :][: 7 if shared == "eps" else 49]
+    arguments["eps"] = torch.full((7,), 0.25, device=backend.device)
+    arguments[shared] = view if shared == "eps" else view.view(7, 7).T if transposed else view.view(7, 7)
+    expected = ir.ops.linf_step(x_adv, **arguments, step_size=0.125)
+    ir.ops.linf_step_(x_adv, **arguments, step_size=0.125)
+    assert torch.equal(x_adv, expected)
+
+
+def test_in_place_step_on_memory_shared_outside_of_torch(rng: torch.Generator) -> None:
+    memory = torch.rand(65, generator=rng).numpy()
+    x_adv, x = torch.from_numpy(memory[None, 1:]), torch.from_numpy(memory[None, :-1])
+    grad = torch.randn(1, 64, generator=rng)
+    expected = ir.ops.linf_step(x_adv, grad, x, 0.1, 0.1)
+    assert torch.equal(ir.ops.linf_step_(x_adv, grad, x, 0.1, 0.1), expected)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((4, 4), (1, 1)), ((4, 4), (3, 1)), ((4, 4), (0, 1)), ((2, 3), (1, 0))])
+def test_in_place_step_refuses_what_overlaps_itself(size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    x_adv = torch.rand(20).as_strided(size, stride)
+    before = x_adv.clone()
+    with pytest.raises(ValueError, match="x_adv: expected memory for each element"):
+        ir.ops.linf_step_(x_adv, torch.ones(size), torch.ones(size), 0.1, 0.1)
+    assert torch.equal(x_adv, before)
+
+
+@pytest.mark.parametrize("layout", [lambda t: t.T, lambda t: t[::2, 1::3], lambda t: t[:, 3:4], lambda t: t[:1].T])
+def test_in_place_step_takes_slices_and_transposes(layout: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+    x_adv = layout(torch.rand(6, 9, generator=rng))
+    grad, x = (torch.rand(x_adv.shape, generator=rng) for _ in range(2))
+    expected = ir.ops.linf_step(x_adv, grad, x, 0.1, 0.1)
+    assert torch.equal(ir.ops.linf_step_(x_adv, grad, x, 0.1, 0.1), expected)
+
+
 # ------------------------------------------------------------------------------------------------------------------ NaN
 
 
@@ -295,13 +356,15 @@ def test_nan_stays_in_its_entry(backend: Backend, dtype: torch.dtype, rng: torch
 
 
 def test_nan_radius_makes_its_own_row_nan(backend: Backend) -> None:
+    """Of the kernels, which a GPU's radius reaches unseen."""
     x = torch.full((3, 20), 0.5, device=backend.device)
     eps = torch.tensor([0.1, math.nan, 0.3], device=backend.device)
+    step = torch.full_like(eps, 0.1)
     for out in (
-        ir.ops.project_linf(x, eps),
-        ir.ops.project_linf(x, eps, center=x, bounds=(0, 2)),
-        ir.ops.linf_step(x, x, x, eps, 0.1),
-        ir.ops.linf_step(x, x, x, 0.1, eps),
+        OPS.project_linf(x, eps, None, -math.inf, math.inf),
+        OPS.project_linf(x, eps, x, 0, 2),
+        OPS.linf_step(x, x, x, eps, step, 0, 1),
+        OPS.linf_step(x, x, x, step, eps, 0, 1),
     ):
         assert out[1].isnan().all()
         assert out[[0, 2]].isfinite().all()
@@ -351,6 +414,8 @@ D = torch.rand(2, 3)
         (D, torch.ones(3), {}, ValueError, r"eps: expected a number or shape \[2\], one per sample, got .*\(3,\)"),
         (D, torch.ones(2, 1), {}, ValueError, r"eps: expected a number or shape \[2\]"),
         (D, torch.tensor([0.1, -0.1]), {}, ValueError, "eps: expected values of at least 0, got -0.1"),
+        (D, torch.tensor([0.1, math.nan]), {}, ValueError, "eps: expected values of at least 0, got nan"),
+        (D, 10**400, {}, ValueError, "eps: expected a number in the range of a float"),
         (D, torch.ones(2, device="meta"), {}, ValueError, "eps: expected it on cpu like the batch, got meta"),
         (D, 1, {"center": D}, ValueError, "center: expected center and bounds together"),
         (D, 1, {"bounds": (0, 1)}, ValueError, "center: expected center and bounds together"),
@@ -402,6 +467,7 @@ def test_bad_arguments_of_the_projection(
         ({"eps": torch.ones(4)}, ValueError, r"eps: expected a number or shape \[2\]"),
         ({"step_size": -0.1}, ValueError, "step_size: expected a number of at least 0, got -0.1"),
         ({"step_size": math.nan}, ValueError, "step_size: expected a number of at least 0, got nan"),
+        ({"step_size": torch.tensor(math.nan)}, ValueError, "step_size: expected values of at least 0, got nan"),
         ({"step_size": torch.ones(1, 2)}, ValueError, r"step_size: expected a number or shape \[2\]"),
         ({"step_size": torch.tensor(-1.0)}, ValueError, "step_size: expected values of at least 0"),
         ({"step_size": "big"}, TypeError, "step_size: expected a number"),

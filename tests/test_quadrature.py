@@ -450,6 +450,26 @@ def test_gauss_legendre_rejects_points_outside_its_default_interval():
         Q.GaussLegendre().weights(uniform(3, 0, 2))
 
 
+@every_rule
+@pytest.mark.parametrize("interval", [None, (-1.0, 1.0)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(rule, interval, dtype):
+    """The weights of the rounded points, rounded once; differences of 1e-3 have no square in float16."""
+    points = torch.tensor([-0.5, -0.499, -0.25, 0.125, 0.126, 0.75] if dtype == torch.float16 else [-0.5, -0.25, 0.5])
+    points = points.to(dtype)
+    weights = rule.weights(points, interval)
+    assert weights.dtype == dtype
+    assert torch.equal(weights, rule.weights(points.float(), interval).to(dtype))
+
+
+def test_numpy_scalars():
+    gauss = Q.GaussLegendre()
+    interval = (np.float32(0), np.int64(2))
+    assert torch.equal(gauss.points(np.int64(3), interval), gauss.points(3, (0, 2)))
+    total = Q.integrate(Q.Simpson(), lambda x: x, uniform(3, 0, 2), intervals=interval)
+    torch.testing.assert_close(total, float64(2.0)[0])
+
+
 def test_bad_arguments_of_gauss_legendre_points():
     rule = Q.GaussLegendre()
     with pytest.raises(ValueError, match="num_points: expected an int of at least 1, got 0"):

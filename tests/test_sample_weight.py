@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DTYPES, MODES, Backend, leaves, random
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 import integralrob as ir
 from integralrob.ops.bands import PADDINGS
@@ -238,28 +241,29 @@ P = torch.linspace(-1, 1, 3)
         ((V.to(torch.float8_e4m3fn), (P, P)), {}, TypeError, "values: expected float16, bfloat16, float32 or float64"),
         ((V[:0], (P, P)), {}, ValueError, r"values: expected a non-empty tensor, got .*\(0, 5, 2\)"),
         ((V[:1], (P, P)), {}, ValueError, r"values: expected at least 2 control values along dim 0, got .*\(1, 5, 2\)"),
-        ((torch.tensor(1.0), P), {"dims": 0}, ValueError, "dims: expected one or two different dims of a 0-dim"),
+        ((torch.tensor(1.0), P), {"dims": 0}, ValueError, "dims: expected different dims of a 0-dim"),
         ((V, (P, P)), {"dims": (0, 3)}, ValueError, r"dims: expected .* of a 3-dimensional tensor, got \(0, 3\)"),
-        ((V, (P, P)), {"dims": (0, -3)}, ValueError, "dims: expected one or two different dims"),
-        ((V, (P, P, P)), {"dims": (0, 1, 2)}, ValueError, "dims: expected one or two different dims"),
-        ((V, ()), {"dims": ()}, ValueError, "dims: expected one or two different dims"),
-        ((V, (P, P)), {"dims": (0.0, 1)}, ValueError, "dims: expected one or two different dims"),
-        ((V, (P, P)), {"dims": "01"}, ValueError, "dims: expected one or two different dims"),
-        ((V, (P, P)), {"dims": None}, ValueError, "dims: expected one or two different dims"),
-        ((V, P), {"dims": True}, ValueError, "dims: expected one or two different dims"),
+        ((V, (P, P)), {"dims": (0, -3)}, ValueError, "dims: expected different dims"),
+        ((V, (P, P, P)), {"dims": (0, 1, 2)}, ValueError, "dims: expected one or two dims, got 3"),
+        ((V, ()), {"dims": ()}, ValueError, "dims: expected different dims"),
+        ((V, (P, P)), {"dims": (0.0, 1)}, ValueError, "dims: expected different dims"),
+        ((V, (P, P)), {"dims": "01"}, ValueError, "dims: expected different dims"),
+        ((V, (P, P)), {"dims": None}, ValueError, "dims: expected different dims"),
+        ((V, P), {"dims": True}, ValueError, "dims: expected different dims"),
         ((V, P), {}, ValueError, "points: expected one tensor for each of the 2 dims, got 1"),
         ((V, (P, P)), {"dims": 1}, ValueError, "points: expected one tensor for each of the 1 dims, got 2"),
-        ((V, None), {}, TypeError, "points: expected a tensor, got None"),
+        ((V, None), {}, TypeError, r"points\[0\]: expected a tensor, got None"),
         ((V, 0.5), {}, TypeError, "points: expected"),
-        ((V, (P, [0.0])), {}, TypeError, "points: expected a tensor"),
-        ((V, (P, P.long())), {}, TypeError, "points: expected a floating-point tensor"),
-        ((V, (P, P[:0])), {}, ValueError, "points: expected a non-empty tensor"),
-        ((V, (P, P / 0)), {}, ValueError, "points: expected finite values"),
-        ((V, (P, P.to("meta"))), {}, ValueError, "points: expected them on cpu like values, got meta"),
+        ((V, (P, [0.0])), {}, TypeError, r"points\[1\]: expected a tensor"),
+        ((V, (P, P.long())), {}, TypeError, r"points\[1\]: expected a floating-point tensor"),
+        ((V, (P, P[:0])), {}, ValueError, r"points\[1\]: expected a non-empty tensor"),
+        ((V, (P, P / 0)), {}, ValueError, r"points\[1\]: expected finite values"),
+        ((V, (P, P.to("meta"))), {}, ValueError, r"points\[1\]: expected them on cpu like values, got meta"),
         ((V, (P, P), P), {}, ValueError, "scales: expected one tensor for each of the 2 dims, got 1"),
-        ((V, (P, P), (None, P[:2])), {}, ValueError, r"scale: expected shape \(3,\)"),
+        ((V, (P, P), (None, P[:2])), {}, ValueError, r"scales\[1\]: expected shape \(3,\) on cpu like points\[1\]"),
         ((V, (P, P), 2.0), {}, TypeError, "scales: expected"),
         ((V, (P, P)), {"padding": "wrap"}, ValueError, "padding: expected one of"),
+        ((V, (P, P)), {"antialias": "no"}, TypeError, "antialias: expected a bool"),
         ((V, (P, P)), {"a": math.nan}, ValueError, "a: expected a number"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -269,3 +273,67 @@ def test_bad_arguments_of_sample_weight(
 ) -> None:
     with pytest.raises(error, match=message):
         ir.ops.sample_weight(*arguments, **options)
+
+
+BAND = (torch.tensor([0, 1]), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("values", "bands", "dims", "error", "message"),
+    [
+        ([1.0], [BAND], [0], TypeError, "values: expected a tensor"),
+        (V.int(), [BAND], [0], TypeError, "values: expected a floating-point tensor"),
+        (torch.tensor(1.0), [BAND], [0], ValueError, "dims: expected different dims of a 0-dimensional tensor"),
+        (V, [BAND], [3], ValueError, r"dims: expected different dims of a 3-dimensional tensor, got \[3\]"),
+        (V, [BAND, BAND], [1, -2], ValueError, "dims: expected different dims"),
+        (V, [], [], ValueError, "dims: expected different dims"),
+        (V, [BAND], [0, 1], ValueError, "bands: expected one .* for each of the 2 dims, got 1"),
+        (V, BAND, [0], ValueError, "bands: expected one .* for each of the 1 dims, got 2"),
+        (V, None, [0], TypeError, "bands: expected one .* got None"),
+        (
+            V,
+            [BAND, BAND[0]],
+            [0, 1],
+            TypeError,
+            r"bands\[1\]: expected a pair of tensors \(start, weight\), got a torch",
+        ),
+        (V, [([0, 1], BAND[1])], [0], TypeError, r"bands\[0\]: expected .* got \[0, 1\] \(list\) and"),
+        (V, [(BAND[0], BAND[0])], [2], TypeError, r"bands\[0\]: expected .* a floating-point tensor"),
+        (V, [(BAND[0][0], BAND[1])], [2], ValueError, "start: expected an int64 tensor of shape"),
+    ],
+)
+def test_bad_arguments_of_sample_with_bands(
+    values: Any, bands: Any, dims: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ir.ops.sample_with_bands(values, bands, dims)
+
+
+def test_numpy_dims() -> None:
+    dims = tuple(np.array([1, 0]))
+    assert torch.equal(ir.ops.sample_weight(V + 1, (P, P), dims=dims), ir.ops.sample_weight(V + 1, (P, P), dims=(1, 0)))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_meta_and_fake_tensors_give_the_shape(antialias: bool) -> None:
+    meta = ir.ops.sample_weight(V.to("meta"), (P.to("meta"), P.to("meta")), antialias=antialias)
+    assert meta.is_meta
+    assert meta.shape == (3, 3, 2)
+    with FakeTensorMode() as mode:
+        values, points = mode.from_tensor(V), mode.from_tensor(P)
+        assert ir.ops.sample_weight(values, (points, points), antialias=antialias).shape == (3, 3, 2)
+
+
+@pytest.mark.parametrize("dims", [(0, 1), (1,)], ids=str)
+def test_forward_mode_is_refused(dims: tuple[int, ...]) -> None:
+    op = f"sample_{len(dims)}d"
+
+    def sample(values: Tensor, p: Tensor) -> Tensor:
+        return ir.ops.sample_weight(values, (p,) * len(dims), dims=dims)
+
+    with pytest.raises(NotImplementedError, match=rf"integralrob\.ops\.{op}: forward-mode"):
+        torch.func.jvp(lambda values: sample(values, P), (V,), (V,))
+    with forward_ad.dual_level():
+        sample(V, P)  # without a tangent, there is none to lose
+        with pytest.raises(NotImplementedError, match=rf"integralrob\.ops\.{op}: forward-mode"):
+            sample(V, forward_ad.make_dual(P, P))

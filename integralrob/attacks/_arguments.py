@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .._checks import check_tensor, describe
+from ..ops._dtypes import arithmetic_dtype
 from ..ops.projection import Bounds, check_per_sample
-from ..ops.reference.sampling import arithmetic_dtype
 from .balls import PerSample
 
 
@@ -96,3 +96,12 @@ def check_losses(losses: Any, y: Tensor) -> None:
         raise ValueError(f"loss: expected one value per sample, shape ({len(y)},), got {describe(losses)}")
     if not losses.requires_grad:
         raise ValueError("loss: expected values that are differentiable in the logits, got a tensor without gradient")
+
+
+def check_dependence(losses: Tensor, logits: Tensor, x: Tensor) -> None:
+    """Losses that depend on the logits, and these on `x`."""
+    of_logits, of_x = torch.autograd.grad(losses.sum(), (logits, x), allow_unused=True)
+    if of_logits is None:
+        raise ValueError("loss: expected values that depend on the logits, got a tensor that does not")
+    if of_x is None:
+        raise ValueError("model: expected logits that depend on x, got a tensor that does not")

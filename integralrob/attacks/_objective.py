@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..ops.reference.sampling import arithmetic_dtype
-from ._arguments import check_logits, check_losses
+from ..ops._dtypes import arithmetic_dtype
+from ._arguments import check_dependence, check_logits, check_losses
 from .losses import Loss
 
 
@@ -23,15 +23,17 @@ class Objective:
 
     def __call__(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         """Gain ``[B]``, differentiable, and success, bool ``[B]``."""
-        logits = self.model(x_adv)
+        logits = self.model(x_adv.clone())  # a copy that the model may write to, and not a leaf, which it may not
         return self._judge(logits, self.loss.score(logits, self.y))
 
     def checked(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same, detached, after a check of what the model and the loss give, which waits for the device."""
-        logits = self.model(x.detach().requires_grad_())
+        leaf = x.detach().requires_grad_()
+        logits = self.model(leaf.clone())
         check_logits(logits, self.y)
         score = self.loss.score(logits, self.y)
         check_losses(score, self.y)
+        check_dependence(score, logits, leaf)
         gain, success = self._judge(logits, score)
         return gain.detach(), success
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..ops import linf_step
+from ..ops._dtypes import arithmetic_dtype
 from ..ops.projection import Bounds
-from ..ops.reference.sampling import arithmetic_dtype
 
 PerSample = float | Tensor
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, describe
-from ..ops.reference.sampling import arithmetic_dtype
+from ..ops._dtypes import arithmetic_dtype
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .._checks import check_choice, check_int
+from .._checks import check_bool, check_choice, check_int
+from ..ops._dtypes import arithmetic_dtype
 from ..ops.projection import check_bounds
-from ..ops.reference.sampling import arithmetic_dtype
 from ._arguments import check_finite_per_sample, check_generator, check_model, check_samples
 from ._model_state import frozen
 from ._objective import BestSoFar, Objective
@@ -52,7 +52,7 @@ def pgd(
     and `.grad` as they were, also if it raises. Works under `torch.no_grad` and `torch.inference_mode`.
 
     Args:
-        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2.
+        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. It gets a copy of its own, which it may write to.
         x: ``[B, ...]`` samples, finite, within `bounds`. Under mixed precision keep them float32 and let autocast run
             the model: float16 and bfloat16 samples resolve steps near 1 to no more than 5e-4 and 4e-3.
         y: int64 ``[B]``, the labels, or with `targeted` the target classes.
@@ -76,8 +76,8 @@ def pgd(
         TypeError, ValueError: an argument is not as above; the message names it. Nothing has run then, but the model
             once where its output or the range of `y` is at fault.
 
-    Complexity: ``restarts · steps`` gradients and ``restarts + 1`` more evaluations of the model; memory for the graph
-    of one batch and five tensors of the size of `x`. The loop never waits for the device.
+    Complexity: ``restarts · steps + 1`` gradients and ``restarts`` more evaluations of the model; memory for the graph
+    of one batch and six tensors of the size of `x`. The loop never waits for the device.
 
     Source: A. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
 
@@ -94,12 +94,14 @@ def pgd(
     """
     ball = BALLS[check_choice("norm", norm, BALLS)]
     check_model(model)
+    targeted, random_start = check_bool("targeted", targeted), check_bool("random_start", random_start)
+    progress = check_bool("progress", progress)
     bounds = check_bounds(bounds)
     x, y = check_samples(x, y, bounds)
     eps = check_finite_per_sample("eps", eps, x)
-    check_int("steps", steps, 1)
+    steps = check_int("steps", steps, 1)
     step_size = 2.5 * eps / steps if step_size is None else check_finite_per_sample("step_size", step_size, x)
-    check_int("restarts", restarts, 1)
+    restarts = check_int("restarts", restarts, 1)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts: expected 1 with random_start=False, where all would be the same, got {restarts}")
     objective_loss = resolve_loss(loss)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._checks import describe
+from .._checks import check_bool, describe
 from ..nn.continuous_weight import Sampling
 from ..nn.layers import INTEGRAL_TYPES, Discrete
 from ..partition import UniformPartition
@@ -24,6 +24,7 @@ from .ordering import Order, Permutation, channel_distance, resolve_order
 __all__ = ["convert"]
 
 
+@torch.inference_mode(False)  # autograd finds the groups, on copies of the inputs, which are no inference tensors
 def convert(
     model: nn.Module,
     example_inputs: Any,
@@ -58,7 +59,8 @@ def convert(
         An `IntegralModel` at full size, on the model's device, with its train and `requires_grad` flags.
 
     Raises:
-        TypeError, ValueError: an argument is not as above, an unknown name in `dims`, weights that are not finite.
+        TypeError, ValueError: an argument is not as above, an unknown name in `dims`, weights that are not finite
+                or were made in inference mode.
         RuntimeError: the model cannot be traced; or the outputs at full size differ from the model's, on the example
             in evaluation mode, by more than 1e-4 relative to the largest output (64 ε of the dtype where that is more).
             The message names the first layer where they part.
@@ -79,13 +81,15 @@ def convert(
         raise TypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
     orderer = resolve_order(order)
     for name, flag in (("fuse_bn", fuse_bn), ("progress", progress)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name}: expected a bool, got {describe(flag)}")
+        check_bool(name, flag)
     if sampling is not None and not isinstance(sampling, Sampling):
         raise TypeError(f"sampling: expected a Sampling or None, got {describe(sampling)}")
     if isinstance(dims, str) or not (dims is None or isinstance(dims, Collection)):
         raise TypeError(f"dims: expected a collection of group names or None, got {describe(dims)}")
 
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise ValueError(f"model: expected tensors made outside of torch.inference_mode, got {name!r} from inside")
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"model: expected finite weights, got NaN or infinity in {name!r}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["call", "outputs_by_module", "outputs_of", "tensors_in"]
+__all__ = ["call", "outputs_by_module", "outputs_of", "random_state_kept", "tensors_in"]
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -34,7 +34,7 @@ def call(model: nn.Module, example_inputs: Any, change: Callable[[Tensor], Tenso
 @torch.no_grad()
 def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
     """The floating-point outputs of the model."""
-    with _random_state_kept(model):
+    with random_state_kept(model):
         return [tensor for tensor in tensors_in(call(model, example_inputs)) if tensor.is_floating_point()]
 
 
@@ -50,13 +50,14 @@ def outputs_by_module(model: nn.Module, example_inputs: Any) -> dict[str, Tensor
                     outputs.setdefault(name, output.clone())
 
             stack.callback(module.register_forward_hook(record).remove)
-        stack.enter_context(_random_state_kept(model))
+        stack.enter_context(random_state_kept(model))
         call(model, example_inputs)
     return outputs
 
 
 @contextlib.contextmanager
-def _random_state_kept(model: nn.Module) -> Iterator[None]:
+def random_state_kept(model: nn.Module) -> Iterator[None]:
+    """Each run of a model that draws random numbers draws the same, and leaves torch's generators as they were."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         yield

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.layers import INTEGRAL_TYPES
+from ..nn.layers import INTEGRAL_TYPES, has_hooks
 from .batchnorm import BATCH_NORMS
-from .example import call, tensors_in
+from .example import call, random_state_kept, tensors_in
 
 __all__ = ["ChannelGroup", "Member", "ReportEntry", "Traced", "trace"]
+
+_PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """Why a group of channels stays discrete: its `name`, the `module` (or operation) at fault, and the `reason`."""
+    """Why a group of channels stays discrete: its `name`, the `module` (or operation) at fault, and the `reason`.
+
+    A linear or convolution layer that is not in the traced graph has an entry of its own.
+    """
 
     name: str
     module: str
@@ -93,7 +98,7 @@ class _Tracer:
         self.names = {module: name for name, module in self.model.named_modules()}
         self.rank = {name: i for i, name in enumerate(self.names.values())}
         self.parameter_names = {parameter: name for name, parameter in self.model.named_parameters()}
-        self.hooked = {module for module in self.names if _has_hooks(module)}
+        self.hooked = {module for module in self.names if has_hooks(module)}
         self.tied = set(_tied_modules(self.model))
         self.calls: Counter[nn.Module] = Counter()
         self.output_dims: dict[nn.Module, int] = {}
@@ -102,7 +107,7 @@ class _Tracer:
         for module in self.names:
             module.register_forward_hook(self._count)
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), random_state_kept(self.model):
                 self.graph = DependencyGraph().build_dependency(
                     self.model, example_inputs, forward_fn=self._forward, verbose=False
                 )
@@ -160,8 +165,14 @@ class _Tracer:
     # ----------------------------------------------------------------------------------------------------------- groups
 
     def groups(self) -> Iterator[ChannelGroup | ReportEntry]:
-        """All groups of channels that a layer produces."""
-        return map(self._group, self.graph.get_all_groups())
+        """All groups of channels that a layer produces, and an entry for each layer that autograd did not see."""
+        groups = list(self.graph.get_all_groups())
+        yield from map(self._group, groups)
+        grouped = {item.dep.target.module for items in groups for item in items}
+        for module, name in self.names.items():
+            if isinstance(module, _PRODUCERS) and module not in grouped:
+                why = "no gradient reaches it from the outputs" if self.calls[module] else "its forward is not called"
+                yield ReportEntry(name, name, f"is not in the traced graph: {why}")
 
     def _group(self, items: Any) -> ChannelGroup | ReportEntry:
         size = len(items[0].idxs)
@@ -169,7 +180,7 @@ class _Tracer:
         for item in items:
             node, dim = item.dep.target, self._dim(item)
             name = self._name(node)
-            if dim == 0 and isinstance(node.module, (nn.Linear, nn.modules.conv._ConvNd)):
+            if dim == 0 and isinstance(node.module, _PRODUCERS):
                 producers.append(name)
             fault = self._fault_of_node(node, dim) or self._fault_of_module(node.module)
             if fault is None and type(node.module) in INTEGRAL_TYPES:
@@ -227,10 +238,6 @@ def _block(item: Any, size: int, axis_size: int) -> int | None:
     root_of = dict(zip(item.idxs, item.root_idxs, strict=True))
     regular = len(root_of) == axis_size == block * size and all(root_of.get(i) == i // block for i in range(axis_size))
     return block if regular else None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _tied_modules(model: nn.Module) -> Iterator[nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from torch import nn
 
 from .._checks import check_int, check_real, describe
+from ..nn.continuous_weight import MAX_UPSAMPLING, check_size
 from ..nn.layers import IntegralLayer
 from ..partition import Partition
 from .graph import Member, ReportEntry
+from .ordering import check_permutation
 
 __all__ = ["Group", "IntegralModel"]
 
@@ -49,7 +52,7 @@ class IntegralModel(nn.Module):
     Attributes:
         module: the network; some of its layers are integral layers.
         groups: name -> `Group`, in the order of the network's modules.
-        report: why other groups of channels stay discrete.
+        report: why other groups of channels, and layers in no group, stay discrete.
 
     `state_dict` holds the sizes and orders, and `load_state_dict` restores them; `copy.deepcopy`, `pickle` and
     `torch.save` work.
@@ -79,15 +82,18 @@ class IntegralModel(nn.Module):
         Args:
             size: a fraction of the full sizes, for all groups; or for some groups, by name, a number of channels (int)
                 or a fraction (float). Fractions give the nearest number of channels of at least 2, and can exceed 1.
+                NumPy's ints and floats will do.
 
         Raises:
-            TypeError, ValueError: an unknown group, an int below 2, a fraction that is not positive and finite; nothing
-                is changed then.
+            TypeError, ValueError: an unknown group, a size that is not from 2 to 64 times the full size, a fraction
+                that is not above 0 and at most 64; nothing is changed then.
         """
-        if isinstance(size, float):
+        if _is_fraction(size):
             size = dict.fromkeys(self.groups, _check_fraction("size", size))
         elif not isinstance(size, Mapping):
-            raise TypeError(f"size: expected a fraction (float) or sizes by group, got {describe(size)}")
+            raise TypeError(
+                f"size: expected a fraction (float, 1.0 for full size) or sizes by group, got {describe(size)}"
+            )
         wanted = {name: self._points(name, value) for name, value in size.items()}
         for name, points in wanted.items():
             self.groups[name].partition.resize(points)
@@ -99,9 +105,10 @@ class IntegralModel(nn.Module):
             raise ValueError(
                 f"size: expected names of groups ({', '.join(self.groups) or 'there are none'}), got {name!r}"
             )
-        if not isinstance(size, float):
-            return check_int(f"size[{name!r}]", size, 2)
-        return max(2, round(_check_fraction(f"size[{name!r}]", size) * self.groups[name].full_size))
+        full_size = self.groups[name].full_size
+        if _is_fraction(size):
+            return max(2, round(_check_fraction(f"size[{name!r}]", size) * full_size))
+        return check_size(f"size[{name!r}]", size, full_size)
 
     def random_sizes(
         self, low: float, high: float, multiple_of: int = 8, *, generator: torch.Generator | None = None
@@ -109,9 +116,10 @@ class IntegralModel(nn.Module):
         """Draws a size for each group and resizes to it: one step of training over random discretisations (appendix C).
 
         Args:
-            low, high: bounds as fractions of the full size, ``0 < low <= high <= 1``.
+            low, high: bounds as fractions of the full size, ``0 < low <= high <= 1``. Sizes stay within them, but are
+                at least 2, and where no whole number is within them they are the next one above `low`.
             multiple_of: sizes are multiples of this, or the full size. A group that has no such size within the bounds
-                takes the next multiple, or its full size if that is smaller.
+                takes any size within them.
             generator: source of the random numbers; None for torch's default one.
 
         Returns:
@@ -166,36 +174,44 @@ class IntegralModel(nn.Module):
         """Restores sizes and orders.
 
         Raises:
-            ValueError: other groups, or other full sizes, than this model's; nothing is changed then.
+            TypeError, ValueError: other groups, or other full sizes, than this model's; an entry that is not a size and
+                a permutation of the channels; nothing is changed then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state_dict: expected sizes and orders by group, got {describe(state)}")
         if set(state) != set(self.groups):
             different = sorted(set(state) ^ set(self.groups))
             raise ValueError(f"state_dict: expected the groups of this model; not in both: {', '.join(different)}")
+        sizes, orders = {}, {}
         for name, entry in state.items():
-            if len(entry["order"]) != self.groups[name].full_size:
-                raise ValueError(
-                    f"state_dict: expected {self.groups[name].full_size} channels in the group {name!r}, "
-                    f"got {len(entry['order'])}"
-                )
-        self.resize({name: entry["size"] for name, entry in state.items()})
-        for name, entry in state.items():
-            self.groups[name].order = tuple(entry["order"])
+            where, full_size = f"state_dict: the group {name!r}", self.groups[name].full_size
+            if not isinstance(entry, Mapping) or set(entry) != {"size", "order"}:
+                raise TypeError(f"{where}: expected a dict of size and order, got {describe(entry)}")
+            sizes[name] = check_size(f"{where}: size", entry["size"], full_size)
+            orders[name] = check_permutation(f"{where}: order", entry["order"], full_size)
+        self.resize(sizes)
+        for name, order in orders.items():
+            self.groups[name].order = tuple(order.tolist())
 
 
-def _check_fraction(name: str, value: float) -> float:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive finite fraction, got {value}")
-    return value
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+
+
+def _check_fraction(name: str, value: Any) -> float:
+    if not 0 < value <= MAX_UPSAMPLING:
+        raise ValueError(f"{name}: expected a fraction above 0 and at most {MAX_UPSAMPLING}, got {value}")
+    return float(value)
 
 
 def _possible_sizes(full_size: int, low: float, high: float, multiple_of: int) -> list[int]:
-    """The sizes within the bounds that are multiples or full, else the one that comes closest from above.
+    """The sizes within the bounds that are multiples or full; all that are within them if none is.
 
-    >>> _possible_sizes(20, 0.5, 1.0, 8), _possible_sizes(64, 0.25, 0.3, 8), _possible_sizes(4, 0.5, 1.0, 8)
-    ([16, 20], [16], [4])
+    >>> _possible_sizes(20, 0.5, 1.0, 8), _possible_sizes(20, 0.5, 0.6, 8), _possible_sizes(4, 0.5, 1.0, 8)
+    ([16, 20], [10, 11, 12], [4])
     """
     # Rounded first: 0.7 · 10 is 7 and a bit less, and 0.3 · 10 is not more than 3.
     first = max(2, math.ceil(round(low * full_size, 9)))
     last = max(first, math.floor(round(high * full_size, 9)))
-    sizes = [size for size in range(first, last + 1) if size % multiple_of == 0 or size == full_size]
-    return sizes or [min(full_size, -(-first // multiple_of) * multiple_of)]
+    sizes = range(first, last + 1)
+    return [size for size in sizes if size % multiple_of == 0 or size == full_size] or list(sizes)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._checks import describe
 
-__all__ = ["channel_distance", "path_length", "resolve_order", "two_opt"]
+__all__ = ["channel_distance", "check_permutation", "path_length", "resolve_order", "two_opt"]
 
 Distance = NDArray[np.float64]
 Permutation = NDArray[np.int64]
@@ -86,8 +86,9 @@ def two_opt(distance: Distance) -> Permutation:
     Complexity: ``O(S²)`` a sweep over all segments, a few dozen sweeps in practice.
 
     >>> points = np.array([3.0, 0.0, 2.0, 1.0])
-    >>> sorted([two_opt(abs(points[:, None] - points)).tolist(), [0, 2, 3, 1]])[0]
-    [0, 2, 3, 1]
+    >>> distance = abs(points[:, None] - points)
+    >>> path_length(distance, two_opt(distance))
+    3.0
     """
     size = len(distance)
     start = min(np.arange(size), _nearest_neighbours(distance), key=lambda path: path_length(distance, path))
@@ -139,12 +140,13 @@ def resolve_order(order: str | Order | None) -> Order:
     if order == "two_opt":
         return two_opt
     if callable(order):
-        return lambda distance: _check_permutation(order(distance), len(distance))
+        return lambda distance: check_permutation("order(distance)", order(distance), len(distance))
     raise ValueError(f"order: expected 'two_opt', None, or a function of a distance matrix, got {describe(order)}")
 
 
-def _check_permutation(path: Any, size: int) -> Permutation:
+def check_permutation(name: str, path: Any, size: int) -> Permutation:
+    """A permutation of ``range(size)``."""
     array = np.asarray(path)
     if array.dtype.kind not in "iu" or not np.array_equal(np.sort(array, axis=None), np.arange(size)):
-        raise ValueError(f"order: expected the function to return a permutation of range({size}), got {array}")
+        raise ValueError(f"{name}: expected a permutation of range({size}), got {array}")
     return array.astype(np.int64).reshape(size)

@@ -64,8 +64,8 @@ def plot_weight_maps(path: Path, candidates: Sequence[Candidate], data: Split) -
     # Without ordering, but with the batch norms fused as in the others.
     unordered = convert(find(candidates, None, 1.0).network, data.test_x[:4], order=None, progress=False)
     panels = {
-        "converted, order of the discrete network": unordered.discretize(),
-        "converted, channels ordered": find(candidates, f"{DEFAULT}, converted", 1.0).network,
+        "converted, not ordered": unordered.discretize(),
+        "converted, ordered": find(candidates, f"{DEFAULT}, converted", 1.0).network,
         "trained over random sizes": find(candidates, f"{DEFAULT}, trained", 1.0).network,
     }
     figure = Figure(figsize=(12, 4.2), layout="constrained")

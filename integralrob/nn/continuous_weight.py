@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .._checks import check_choice, check_int, check_real, check_tensor, describe
+from .._checks import check_bool, check_choice, check_int, check_real, check_tensor, describe
+from ..ops._dtypes import arithmetic_dtype
 from ..ops.bands import PADDINGS, Band
-from ..ops.reference.sampling import arithmetic_dtype
 from ..partition import Partition, UniformPartition
 from ..quadrature import Midpoint, Rule
 
-__all__ = ["ContinuousWeight", "Sampling"]
+__all__ = ["MAX_UPSAMPLING", "ContinuousWeight", "Sampling", "check_dims", "check_size"]
+
+MAX_UPSAMPLING = 64
+"""Most points per control value. More would add nothing to a function that the control values fix, so that it can only
+be a mistake: one to find before a resize begins, as memory that runs out would leave some of a network's layers at the
+new sizes and others at the old ones."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,7 @@ class Sampling:
         if not math.isfinite(check_real("a", self.a)):
             raise ValueError(f"a: expected a finite number, got {self.a}")
         check_choice("padding", self.padding, PADDINGS)
-        if not isinstance(self.antialias, bool):
-            raise TypeError(f"antialias: expected a bool, got {describe(self.antialias)}")
+        check_bool("antialias", self.antialias)
 
 
 class ContinuousWeight(nn.Module):
@@ -71,6 +76,7 @@ class ContinuousWeight(nn.Module):
         shape: shape of the control values.
         dims: the continuous dims of `shape`, increasing; the others stay discrete.
         input_dim: the dim over which the layer sums, where the quadrature applies if it is continuous; None for none.
+            With a one-dimensional `shape`, as of a bias, the default 1 means none too.
         blocks: one number ``b`` per entry of `dims` (None: ones): each control value of the dim stands for `b`
             consecutive discrete entries. A linear layer after the flattening of ``[C, H, W]`` has ``b = H · W``.
         partitions: one per entry of `dims`, or None for uniform ones of `sampling.kind` at full size. They may be
@@ -103,10 +109,14 @@ class ContinuousWeight(nn.Module):
         sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(shape, Sequence):
+            raise TypeError(f"shape: expected a sequence of ints, got {describe(shape)}")
         self.shape = tuple(check_int(f"shape[{i}]", size, 1) for i, size in enumerate(shape))
-        self.dims = _check_dims(dims, len(self.shape))
+        self.dims = check_dims(dims, len(self.shape))
         self.blocks = _per_dim("blocks", blocks, 1, len(self.dims))
         self.input_dim = None if input_dim is None else check_int("input_dim", input_dim, 0)
+        if self.input_dim is not None and self.input_dim >= max(2, len(self.shape)):
+            raise ValueError(f"input_dim: expected None or a dim of the shape {self.shape}, got {input_dim}")
         self.sampling = Sampling() if sampling is None else sampling
         if not isinstance(self.sampling, Sampling):
             raise TypeError(f"sampling: expected a Sampling or None, got {describe(sampling)}")
@@ -144,12 +154,14 @@ class ContinuousWeight(nn.Module):
         """Changes the number of points per entry of `dims`; None leaves one as it is.
 
         Raises:
-            TypeError, ValueError: not one int of at least 2, or None, per entry of `dims`; nothing is changed then.
+            TypeError, ValueError: not one int from 2 to 64 times the control values, or None, per entry of `dims`;
+                nothing is changed then.
         """
-        wanted = _per_dim("sizes", sizes, None, len(self.dims))
-        for i, size in enumerate(wanted):
-            if size is not None:
-                check_int(f"sizes[{i}]", size, 2)
+        given = _per_dim("sizes", sizes, None, len(self.dims))
+        wanted = [
+            None if size is None else check_size(f"sizes[{i}]", size, nodes)
+            for i, (size, nodes) in enumerate(zip(given, self.nodes, strict=True))
+        ]
         for partition, size in zip(self.partitions, wanted, strict=True):
             if size is not None:
                 partition.resize(size)
@@ -159,23 +171,16 @@ class ContinuousWeight(nn.Module):
 
     def _build(self) -> tuple[Band, ...]:
         """The bands at the present sizes, float64, differentiable in the partitions."""
+        # Tensors of a compiled graph, or of a mode such as FakeTensorMode, are not for layers outside of it.
+        cached = not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
         bands = []
         for dim, nodes, partition in zip(self.dims, self.nodes, self.partitions, strict=True):
-            points = partition("cpu") if isinstance(partition, UniformPartition) else partition()
-            scale = None
-            if dim == self.input_dim:
-                lower, upper = partition.interval
-                scale = self.sampling.rule.weights(points, partition.interval) * (nodes / (upper - lower))
-            bands.append(
-                ops.cubic_band(
-                    points,
-                    nodes,
-                    scale,
-                    a=self.sampling.a,
-                    padding=self.sampling.padding,
-                    antialias=self.sampling.antialias,
-                )
-            )
+            scaled = dim == self.input_dim
+            if cached and isinstance(partition, UniformPartition):
+                key = (partition.num_points, partition.kind, partition.nodes)
+                bands.append(_uniform_band(*key, size=nodes, scaled=scaled, sampling=self.sampling))
+            else:
+                bands.append(_band(partition, partition(), nodes, scaled, self.sampling))
         return tuple(bands)
 
     def refresh(self) -> None:
@@ -266,6 +271,25 @@ class ContinuousWeight(nn.Module):
         return f"ContinuousWeight(shape={self.shape}, dims={self.dims}, sizes={self.sizes})"
 
 
+def _band(partition: Partition, points: Tensor, size: int, scaled: bool, sampling: Sampling) -> Band:
+    """The band of an axis of `size` control values; `scaled` by the relative quadrature weights on an input axis."""
+    scale = None
+    if scaled:
+        lower, upper = partition.interval
+        scale = sampling.rule.weights(points, partition.interval) * (size / (upper - lower))
+    return ops.cubic_band(points, size, scale, a=sampling.a, padding=sampling.padding, antialias=sampling.antialias)
+
+
+@functools.lru_cache(maxsize=4096)
+def _uniform_band(
+    num_points: int, kind: str, nodes: int | None, *, size: int, scaled: bool, sampling: Sampling
+) -> Band:
+    """`_band` of a uniform partition, on the CPU: the layers of a network have few different ones, and resize often."""
+    partition = UniformPartition(num_points, kind=kind, nodes=nodes)
+    with torch.no_grad(), torch.inference_mode(False):
+        return _band(partition, partition("cpu"), size, scaled, sampling)
+
+
 def _solve_axis(values: Tensor, dim: int, start: Tensor, weight: Tensor) -> Tensor:
     """The control values along `dim` whose samples through the band are `values`; `values` itself if they are equal."""
     if not weight.any(dim=1).all():
@@ -288,13 +312,24 @@ def _solve_axis(values: Tensor, dim: int, start: Tensor, weight: Tensor) -> Tens
     return solved.reshape(rows.shape).movedim(0, dim)
 
 
-def _check_dims(dims: Sequence[int], ndim: int) -> tuple[int, ...]:
+def check_size(name: str, size: Any, nodes: int) -> int:
+    """A number of points for an axis of `nodes` control values."""
+    points = check_int(name, size, 2)
+    if points > MAX_UPSAMPLING * nodes:
+        raise ValueError(
+            f"{name}: expected at most {MAX_UPSAMPLING * nodes}, {MAX_UPSAMPLING} times the full size, got {size}"
+        )
+    return points
+
+
+def check_dims(dims: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Different dims below `ndim`, increasing; at least one."""
     if not isinstance(dims, Sequence):
         raise TypeError(f"dims: expected a sequence of ints, got {describe(dims)}")
     listed = tuple(dims)
     valid = all(isinstance(dim, int) and not isinstance(dim, bool) and 0 <= dim < ndim for dim in listed)
     if not listed or not valid or list(listed) != sorted(set(listed)):
-        raise ValueError(f"dims: expected different dims of a {ndim}-dimensional weight, increasing, got {dims!r}")
+        raise ValueError(f"dims: expected different ints from 0 to {ndim - 1}, increasing, got {dims!r}")
     return listed
 
 

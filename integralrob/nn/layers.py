@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .._checks import check_int, describe
+from .._checks import describe
 from ..partition import Partition
-from .continuous_weight import ContinuousWeight, Sampling
+from .continuous_weight import ContinuousWeight, Sampling, check_dims, check_size
 
-__all__ = ["IntegralConv1d", "IntegralConv2d", "IntegralConv3d", "IntegralLayer", "IntegralLinear"]
+__all__ = ["IntegralConv1d", "IntegralConv2d", "IntegralConv3d", "IntegralLayer", "IntegralLinear", "has_hooks"]
 
 Discrete = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -26,6 +26,10 @@ class IntegralLayer(nn.Module):
 
     The parameters `weight` and `bias` hold the control values, in the twin's layout and under its names; each forward
     pass samples them at the present sizes. Axis 0 of the weight is the output axis, axis 1 the input axis.
+
+    The sizes are no part of the layer's `state_dict`, whose keys and shapes are the twin's; that of
+    `integralrob.conversion.IntegralModel` has them. A resize must not run in one thread while another thread runs a
+    forward pass of a layer that shares the partitions.
 
     Args (keyword-only, beside the twin's own, whose sizes are the full sizes):
         dims: the continuous axes of the weight, of 0 and 1; the others keep their size.
@@ -54,6 +58,7 @@ class IntegralLayer(nn.Module):
         sampling: Sampling | None = None,
         **kwargs: Any,
     ) -> None:
+        check_dims(dims, 2)
         super().__init__(*args, **kwargs)
         _check_groups(self)
         self.continuous_weight = ContinuousWeight(
@@ -84,15 +89,17 @@ class IntegralLayer(nn.Module):
         Sizes count points: where an axis has blocks, the twin's size is the block times as large.
 
         Raises:
-            TypeError, ValueError: not an int of at least 2; a size for a discrete axis. Nothing is changed then.
+            TypeError, ValueError: not an int from 2 to 64 times the full size; a size for a discrete axis. Nothing is
+                changed then.
         """
         wanted = dict(enumerate((out_size, in_size)))
+        nodes = dict(zip(self.continuous_weight.dims, self.continuous_weight.nodes, strict=True))
         for dim, size in wanted.items():
             if size is not None:
-                check_int(_AXES[dim], size, 2)
-                if dim not in self.continuous_weight.dims:
+                if dim not in nodes:
                     raise ValueError(f"{_AXES[dim]}: expected None, as that axis is discrete in this layer, got {size}")
-        self.continuous_weight.resize([wanted[dim] for dim in self.continuous_weight.dims])
+                check_size(_AXES[dim], size, nodes[dim])
+        self.continuous_weight.resize([wanted[dim] for dim in nodes])
         self.refresh()
 
     def refresh(self) -> None:
@@ -100,8 +107,12 @@ class IntegralLayer(nn.Module):
         self.continuous_weight.refresh()
         if self.continuous_bias is not None:
             self.continuous_bias.refresh()
-        for name, size in zip(self.size_names, reversed(self.continuous_weight.sampled_shape[:2]), strict=True):
+        for name, size in self._twin_sizes().items():
             setattr(self, name, size)
+
+    def _twin_sizes(self) -> dict[str, int]:
+        """The twin's sizes at the present ones, by attribute."""
+        return dict(zip(self.size_names, reversed(self.continuous_weight.sampled_shape[:2]), strict=True))
 
     def sample(self) -> tuple[Tensor, Tensor | None]:
         """The discrete weight and bias at the present sizes; differentiable in the control values.
@@ -109,6 +120,8 @@ class IntegralLayer(nn.Module):
         >>> IntegralLinear(32, 64, sampling=Sampling(a=-0.75)).sample()[0].shape
         torch.Size([64, 32])
         """
+        if any(getattr(self, name) != size for name, size in self._twin_sizes().items()):
+            self.refresh()  # a shared partition was resized elsewhere
         bias = self.bias if self.continuous_bias is None else self.continuous_bias(self.bias)
         return self.continuous_weight(self.weight), bias
 
@@ -122,8 +135,8 @@ class IntegralLayer(nn.Module):
             kwargs: `dims`, `blocks`, `partitions` (at full size), `sampling`, see `IntegralLayer`.
 
         Raises:
-            TypeError, ValueError: a module of another type, a grouped convolution, partitions that are not at full
-                size, or a rule that gives a point the weight 0.
+            TypeError, ValueError: a module of another type or with hooks, a grouped convolution, partitions that are
+                not at full size, or a rule that gives a point the weight 0.
 
         >>> layer = IntegralLinear.from_discrete(nn.Linear(32, 64))
         >>> layer.resize(48, 24)
@@ -132,6 +145,8 @@ class IntegralLayer(nn.Module):
         """
         if type(module) is not cls.twin:  # a subclass may compute something else
             raise TypeError(f"module: expected a torch.nn.{cls.twin.__name__}, got {describe(module)}")
+        if has_hooks(module):  # `torch.nn.utils.weight_norm` and others compute the weight in one
+            raise ValueError("module: expected a layer without hooks, whose effects would be lost, got one with hooks")
         _check_groups(module)
         weight, bias = module.weight, module.bias
         layer = cls(**_arguments(cls, module, weight, bias), **kwargs)
@@ -156,6 +171,11 @@ class IntegralLayer(nn.Module):
         layer = self.twin(**_arguments(type(self), self, weight, bias))
         _fill(layer, self, weight, bias)
         return layer
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something that is not the module's own code runs in its passes."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _check_groups(module: nn.Module) -> None:

@@ -14,12 +14,15 @@ from collections.abc import Hashable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from .._checks import check_choice, check_int, check_real, check_tensor, describe
+from .._checks import check_bool, check_choice, check_int, check_real, check_tensor, describe, has_values
 
 Band = tuple[Tensor, Tensor]
 
 PADDINGS = ("border", "zeros", "reflection")
+
+_FARTHEST = 1e6
 
 
 def cubic_band(
@@ -43,7 +46,7 @@ def cubic_band(
     and converges with order 3.
 
     Args:
-        points: ``[M]``, any order, inside [-1, 1] or not, finite.
+        points: ``[M]``, any order, inside [-1, 1] or not, finite, of at most 10⁶ in magnitude.
         size: number of control values, at least 2.
         scale: ``[M]`` factors (quadrature weights), or None.
         a: the kernel's parameter, finite.
@@ -55,11 +58,11 @@ def cubic_band(
 
     Returns:
         ``start`` int64 ``[M]`` and ``weight`` float64 ``[M, T]`` (float32 on devices without float64), with
-        ``start + T <= size``. ``T = min(4, size)``, or with `antialias` ``min(size, ⌈4 · largest spacing⌉)``; under
-        `torch.compile`, where `T` must not depend on data, the antialiased band is dense (``T = size``).
-        Differentiable in `points` and `scale`, any number of times. If neither needs a gradient the result is cached,
-        by the identity and version of the tensors: treat it as read-only, and do not write to the points through
-        ``.data``.
+        ``start + T <= size``. ``T = min(4, size)``, or with `antialias` ``min(size, ⌈4 · largest spacing⌉)``; where
+        the points cannot be looked at (`torch.compile`, meta tensors) the antialiased band is dense (``T = size``).
+        Differentiable in `points` and `scale`, any number of times. If neither needs a gradient the work is cached, by
+        the identity and version of the tensors. What torch does not count as a new version is not noticed: do not write
+        to the points through ``.data``, nor, where they share memory with a NumPy array, from there.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -72,7 +75,8 @@ def cubic_band(
     >>> start.tolist(), weight[1].tolist()
     ([0, 1, 1], [-0.09375, 0.59375, 0.59375, -0.09375])
     """
-    return cubic_band_as(None, points, size, scale, a, padding, antialias)
+    start, weight = cubic_band_as(None, points, size, scale, a, padding, antialias)
+    return start.clone(), weight.clone()
 
 
 def cubic_band_as(
@@ -83,41 +87,60 @@ def cubic_band_as(
     a: float,
     padding: str,
     antialias: bool,
+    names: tuple[str, str] = ("points", "scale"),
 ) -> Band:
-    """`cubic_band` with its weights cast to `dtype` (None: as computed), and the cast ones cached."""
-    _check_arguments(points, size, scale, a, padding)
+    """`cubic_band` with its weights cast to `dtype` (None: as computed): the cached tensors, which are read-only.
+
+    Errors call the points and the scale by `names`.
+    """
+    _check_tensors(points, scale, *names)
+    size = check_int("size", size, minimum=2)
+    a = check_real("a", a)
+    if not abs(a) < math.inf:
+        raise ValueError(f"a: expected a finite number, got {a}")
+    check_choice("padding", padding, PADDINGS)
+    antialias = check_bool("antialias", antialias)
+
+    def build() -> Band:
+        _check_values(names[0], points)
+        start, weight = _build(points, size, scale, a, padding, antialias)
+        return start, weight if dtype is None else weight.to(dtype)
+
     tensors = (points,) if scale is None else (points, scale)
     if not _cacheable(tensors):
-        return _cast(_build(points, size, scale, a, padding, antialias), dtype)
-    key = (dtype, tuple((id(t), t._version) for t in tensors), size, a, padding, bool(antialias))
+        return build()
+    key = (dtype, tuple((id(t), t._version) for t in tensors), size, a, padding, antialias)
     band = _cache.get(key, tensors)
     if band is None:
-        with torch.no_grad():
-            band = _cast(_build(points, size, scale, a, padding, antialias), dtype)
+        with torch.inference_mode(False), torch.no_grad():
+            band = build()
         _cache.put(key, tensors, band)
     return band
 
 
-def _cast(band: Band, dtype: torch.dtype | None) -> Band:
-    start, weight = band
-    return start, weight if dtype is None else weight.to(dtype)
-
-
-def _check_arguments(points: Tensor, size: int, scale: Tensor | None, a: float, padding: str) -> None:
-    check_tensor("points", points)
+def _check_tensors(points: Tensor, scale: Tensor | None, points_name: str, scale_name: str) -> None:
+    check_tensor(points_name, points)
     if points.dim() != 1 or points.shape[0] == 0:
-        raise ValueError(f"points: expected a non-empty tensor of shape [M], got {describe(points)}")
-    check_int("size", size, minimum=2)
-    check_choice("padding", padding, PADDINGS)
-    if not abs(check_real("a", a)) < math.inf:
-        raise ValueError(f"a: expected a finite number, got {a}")
-    if scale is not None:
-        check_tensor("scale", scale)
-        if scale.shape != points.shape or scale.device != points.device:
-            raise ValueError(
-                f"scale: expected shape {tuple(points.shape)} on {points.device} like points, "
-                f"got {describe(scale)} on {scale.device}"
-            )
+        raise ValueError(f"{points_name}: expected a non-empty tensor of shape [M], got {describe(points)}")
+    if scale is None:
+        return
+    check_tensor(scale_name, scale)
+    if scale.shape != points.shape or scale.device != points.device:
+        raise ValueError(
+            f"{scale_name}: expected shape {tuple(points.shape)} on {points.device} like {points_name}, "
+            f"got {describe(scale)} on {scale.device}"
+        )
+
+
+def _check_values(name: str, points: Tensor) -> None:
+    if not has_values(points):
+        return
+    largest = float(points.detach().abs().max())  # NaN if one is
+    if not largest <= _FARTHEST:
+        raise ValueError(
+            f"{name}: expected finite values of at most {_FARTHEST:g} in magnitude, beyond which round-off blurs the "
+            f"positions between nodes, got {largest:g}"
+        )
 
 
 def keys_kernel(u: Tensor, a: float) -> Tensor:
@@ -132,8 +155,6 @@ def keys_kernel(u: Tensor, a: float) -> Tensor:
 
 
 def _build(points: Tensor, size: int, scale: Tensor | None, a: float, padding: str, antialias: bool) -> Band:
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(points.detach()).all()):
-        raise ValueError("points: expected finite values, got NaN or infinity")
     dtype = torch.float32 if points.device.type == "mps" else torch.float64
     position = (points.to(dtype) + 1) * ((size - 1) / 2)
     # A point that was meant to be a node is one: round-off must not spill 1e-16 onto the neighbours.
@@ -172,8 +193,7 @@ def _antialiased(position: Tensor, size: int, a: float) -> Band:
     spacing = _local_spacing(position, size)
     width = torch.where(spacing > 1 + 1e-9, spacing, torch.ones_like(spacing))
     position = position.clamp(-0.5, size - 0.5)
-    compiling = torch.compiler.is_compiling()  # then the number of taps must not depend on data
-    taps = size if compiling else min(size, math.ceil(4 * float(width.detach().max()) - 1e-9))
+    taps = min(size, math.ceil(4 * float(width.detach().max()) - 1e-9)) if has_values(width) else size
     first = (position.detach() - 2 * width.detach()).floor().long() + 1
     start = first.clamp(0, size - taps)
     node = start[:, None] + torch.arange(taps, device=position.device)
@@ -230,9 +250,11 @@ _cache = _BandCache(capacity=1024)
 
 
 def _cacheable(tensors: tuple[Tensor, ...]) -> bool:
-    # Tensors made under inference_mode have no version, and while tracing there is no identity to speak of.
+    # Tensors made under inference_mode have no version, while tracing there is no identity to speak of, and a tangent
+    # lives no longer than its level.
     return not (
         torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
         or any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
         or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
     )

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_kernel_dtype, check_real, check_tensor, describe
+from .._checks import check_kernel_dtype, check_real, check_tensor, describe, has_values
 from . import reference
-from ._library import define, library
+from ._dtypes import arithmetic_dtype
+from ._library import define, library, refuse_forward_mode
 from .reference.projection import linf_limits
-from .reference.sampling import arithmetic_dtype
 
 Bounds = tuple[float, float] | None
 
@@ -138,7 +138,7 @@ def check_per_sample(name: str, value: float | Tensor, batch: Tensor) -> float |
         )
     if value.device != batch.device:
         raise ValueError(f"{name}: expected it on {batch.device} like the batch, got {value.device}")
-    if value.device.type == "cpu" and not torch.compiler.is_compiling() and bool((value.detach() < 0).any()):
+    if value.device.type == "cpu" and has_values(value) and not bool((value.detach() >= 0).all()):
         raise ValueError(f"{name}: expected values of at least 0, got {value.min().item()}")
     return value
 
@@ -166,7 +166,7 @@ def project_linf(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = 
     Returns:
         A tensor like `delta`; entries already inside are bit-identical. NaN stays NaN. Differentiable in `delta`, `eps`
         and `center`: entries that were clipped pass their gradient to the limit that clipped them, entries on a limit
-        pass it to `delta`.
+        pass it to `delta`. In reverse mode; not under `torch.func` transforms.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -183,6 +183,7 @@ def project_linf(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = 
     if center is not None:
         _check_like("center", center, "delta", delta)
     rows = _as_rows(check_per_sample("eps", eps, delta), delta)
+    refuse_forward_mode("project_linf", delta, rows, *(() if center is None else (center,)))
     lower, upper = bounds or (-math.inf, math.inf)
     return _project_linf(delta, rows, center, lower, upper)
 
@@ -236,20 +237,52 @@ def linf_step_(
 ) -> Tensor:
     """`linf_step` in place: writes the next adversarial inputs into `x_adv` and returns it.
 
+    `x_adv` needs memory for each element, nested as that of slices and transposes is; a gradient or clean input that
+    overlaps it without being the same view is copied first.
+
     >>> x = torch.tensor([[0.5]])
     >>> x_adv = x.clone()
     >>> linf_step_(x_adv, torch.ones(1, 1), x, eps=0.25, step_size=1.0) is x_adv, x_adv.item()
     (True, 0.75)
     """
     arguments, per_sample = _check_step(x_adv, grad, x, eps, step_size, bounds)
-    if any(stride == 0 and size > 1 for size, stride in zip(x_adv.shape, x_adv.stride(), strict=True)):
+    if not x_adv.is_contiguous() and _may_overlap_itself(x_adv):
         raise ValueError(
             f"x_adv: expected memory for each element, got {describe(x_adv)} with strides {x_adv.stride()}"
         )
-    if not torch.compiler.is_compiling():  # a compiled graph keeps count of its writes by itself
+    if has_values(x_adv):  # a compiled graph keeps count of its writes, and of overlaps, by itself
         torch.autograd.graph.increment_version(x_adv)
+        arguments = tuple(_apart(x, x_adv) if isinstance(x, Tensor) else x for x in arguments)
     (_linf_step_per_sample_ if per_sample else _linf_step_)(x_adv.detach(), *arguments)
     return x_adv
+
+
+def _may_overlap_itself(tensor: Tensor) -> bool:
+    """False if each stride is longer than all that the smaller ones reach, so that no two elements can share memory."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
+def _apart(tensor: Tensor, written: Tensor) -> Tensor:
+    """The tensor, or a copy if writing to `written`, entry by entry, could change an entry of it before its turn."""
+    begin, written_begin = tensor.data_ptr(), written.data_ptr()
+    if begin == written_begin and tensor.stride() == written.stride() and tensor.shape == written.shape:
+        return tensor
+    overlap = begin < written_begin + _reach(written) and written_begin < begin + _reach(tensor)
+    return tensor.clone() if overlap else tensor
+
+
+def _reach(tensor: Tensor) -> int:
+    """Bytes from the first element to the end of the last one in memory."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return (last + 1) * tensor.itemsize
 
 
 def _check_step(

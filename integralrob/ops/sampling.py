@@ -8,6 +8,7 @@ the place of `f`. So gradients of every order come from the same four kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from .._checks import check_int, check_kernel_dtype, check_tensor, describe
 from . import reference
-from ._library import define, library
+from ._dtypes import arithmetic_dtype
+from ._library import define, library, refuse_forward_mode
 from .bands import Band, cubic_band_as
-from .reference.sampling import arithmetic_dtype
 
 # ------------------------------------------------------------------------------------------------------------- the ops
 
@@ -162,8 +163,9 @@ def sample_1d(values: Tensor, start: Tensor, weight: Tensor) -> Tensor:
         weight: ``[M, T]``, float64 for float64 values, else float32 (sums are held in it too). See `cubic_band`.
 
     Returns:
-        ``[L, M, R]`` of the values' dtype. Differentiable in `values` and `weight` to any order; the backward pass is
-        deterministic, whatever the number of threads.
+        ``[L, M, R]`` of the values' dtype. Differentiable in `values` and `weight` to any order, in reverse mode; not
+        under `torch.func` transforms. The native kernels' backward pass is deterministic, whatever the number of
+        threads. (The reference's is, on a GPU, under `torch.use_deterministic_algorithms`.)
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: a start is out of range (CPU).
@@ -176,20 +178,24 @@ def sample_1d(values: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     """
     _check_values("values", values, "[L, S, R]")
     _check_band("", (start, weight), values, values.shape[1])
+    refuse_forward_mode("sample_1d", values, weight)
     return _sample_1d(values, start, weight)
 
 
 def sample_1d_adjoint(grad: Tensor, start: Tensor, weight: Tensor, size: int) -> Tensor:
-    """The transpose of `sample_1d`: ``[L, M, R] -> [L, size, R]``, gathered in a fixed order (no atomics).
+    """The transpose of `sample_1d`: ``[L, M, R] -> [L, size, R]``.
+
+    The native kernel gathers in a fixed order, without atomics; the reference scatters with `index_add_`.
 
     >>> start, weight = torch.tensor([0, 1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])
     >>> sample_1d_adjoint(torch.ones(1, 2, 1), start, weight, 3).flatten().tolist()
     [0.5, 0.5, 1.0]
     """
-    check_int("size", size, minimum=1)
+    size = check_int("size", size, minimum=1)
     _check_values("grad", grad, "[L, M, R]")
     _check_band("", (start, weight), grad, size)
     _check_samples(grad, 1, start)
+    refuse_forward_mode("sample_1d_adjoint", grad, weight)
     return _sample_1d_adjoint(grad, start, weight, size)
 
 
@@ -204,8 +210,8 @@ def sample_2d(values: Tensor, start0: Tensor, weight0: Tensor, start1: Tensor, w
         start1, weight1: band of axis 1, ``[M1]`` and ``[M1, T1]``.
 
     Returns:
-        ``[M0, M1, R]`` of the values' dtype. Differentiable in `values`, `weight0` and `weight1` to any order; the
-        backward pass is deterministic, whatever the number of threads.
+        ``[M0, M1, R]`` of the values' dtype. Differentiable in `values`, `weight0` and `weight1` to any order, in
+        reverse mode; not under `torch.func` transforms. The backward pass is as deterministic as that of `sample_1d`.
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: a start is out of range (CPU).
@@ -222,25 +228,26 @@ def sample_2d(values: Tensor, start0: Tensor, weight0: Tensor, start1: Tensor, w
     _check_values("values", values, "[S0, S1, R]")
     _check_band("0", (start0, weight0), values, values.shape[0])
     _check_band("1", (start1, weight1), values, values.shape[1])
+    refuse_forward_mode("sample_2d", values, weight0, weight1)
     return _sample_2d(values, start0, weight0, start1, weight1)
 
 
 def sample_2d_adjoint(
     grad: Tensor, start0: Tensor, weight0: Tensor, start1: Tensor, weight1: Tensor, size0: int, size1: int
 ) -> Tensor:
-    """The transpose of `sample_2d`: ``[M0, M1, R] -> [size0, size1, R]``, gathered in a fixed order (no atomics).
+    """The transpose of `sample_2d`: ``[M0, M1, R] -> [size0, size1, R]``, in the order of `sample_1d_adjoint`.
 
     >>> ones = torch.ones(1, 1)
     >>> sample_2d_adjoint(torch.ones(1, 1, 1), torch.tensor([1]), ones, torch.tensor([0]), ones, 2, 2)[..., 0].tolist()
     [[0.0, 0.0], [1.0, 0.0]]
     """
-    check_int("size0", size0, minimum=1)
-    check_int("size1", size1, minimum=1)
+    size0, size1 = check_int("size0", size0, minimum=1), check_int("size1", size1, minimum=1)
     _check_values("grad", grad, "[M0, M1, R]")
     _check_band("0", (start0, weight0), grad, size0)
     _check_band("1", (start1, weight1), grad, size1)
     _check_samples(grad, 0, start0)
     _check_samples(grad, 1, start1)
+    refuse_forward_mode("sample_2d_adjoint", grad, weight0, weight1)
     return _sample_2d_adjoint(grad, start0, weight0, start1, weight1, size0, size1)
 
 
@@ -268,7 +275,7 @@ def sample_weight(
 
     Returns:
         The sampled weight: `values` with each size in `dims` replaced by the number of its points. Differentiable in
-        `values`, `points` and `scales`, to any order.
+        `values`, `points` and `scales` to any order, in reverse mode; not under `torch.func` transforms.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -285,18 +292,23 @@ def sample_weight(
     if values.numel() == 0:
         raise ValueError(f"values: expected a non-empty tensor, got {describe(values)}")
     dims = _check_dims(dims, values.dim())
+    if len(dims) > 2:
+        raise ValueError(f"dims: expected one or two dims, got {len(dims)}")
     per_dim_points = _per_dim("points", points, len(dims))
     per_dim_scales = _per_dim("scales", scales, len(dims))
     bands = []
     dtype = arithmetic_dtype(values.dtype)
-    for dim, p, scale in zip(dims, per_dim_points, per_dim_scales, strict=True):
-        check_tensor("points", p)
+    for i, (dim, p, scale) in enumerate(zip(dims, per_dim_points, per_dim_scales, strict=True)):
+        points_name = f"points[{i}]"
+        check_tensor(points_name, p)
         if p.device != values.device:
-            raise ValueError(f"points: expected them on {values.device} like values, got {p.device}")
+            raise ValueError(f"{points_name}: expected them on {values.device} like values, got {p.device}")
         if values.shape[dim] < 2:
             raise ValueError(f"values: expected at least 2 control values along dim {dim}, got {describe(values)}")
-        bands.append(cubic_band_as(dtype, p, values.shape[dim], scale, a, padding, antialias))
-    return sample_with_bands(values, bands, dims)
+        size = values.shape[dim]
+        names = (points_name, f"scales[{i}]")
+        bands.append(cubic_band_as(dtype, p, size, scale, a, padding, antialias, names))
+    return _sample(values, bands, dims)
 
 
 def sample_with_bands(values: Tensor, bands: Sequence[Band], dims: Sequence[int]) -> Tensor:
@@ -308,15 +320,25 @@ def sample_with_bands(values: Tensor, bands: Sequence[Band], dims: Sequence[int]
             float64 values, else to float32.
         dims: different dims of `values`, as many as `bands`.
 
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it, and the band of axis 0 and 1, where
+            these are sampled together, `start0`, `weight0` and `start1`, `weight1`.
+
     >>> band = (torch.tensor([0, 1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
     >>> sample_with_bands(torch.tensor([1.0, 3.0, 7.0]), [band], [0]).tolist()
     [2.0, 7.0]
     """
-    dims = [dim % values.dim() for dim in dims]
+    check_tensor("values", values)
+    dims = _check_dims(dims, values.dim())
+    _check_bands(bands, len(dims))
+    return _sample(values, bands, dims)
+
+
+def _sample(values: Tensor, bands: Sequence[Band], dims: list[int]) -> Tensor:
     dtype = arithmetic_dtype(values.dtype)
     if sorted(dims) == [0, 1] and len(bands) == 2:
         (start0, weight0), (start1, weight1) = bands if dims == [0, 1] else bands[::-1]
-        flat = values.reshape(values.shape[0], values.shape[1], -1)
+        flat = values.reshape(values.shape[0], values.shape[1], values.shape[2:].numel())
         out = sample_2d(flat, start0, weight0.to(dtype), start1, weight1.to(dtype))
         return out.view(start0.shape[0], start1.shape[0], *values.shape[2:])
     for dim, (start, weight) in zip(dims, bands, strict=True):
@@ -328,10 +350,31 @@ def sample_with_bands(values: Tensor, bands: Sequence[Band], dims: Sequence[int]
 
 def _check_dims(dims: int | Sequence[int], ndim: int) -> list[int]:
     listed = list(dims) if isinstance(dims, Sequence) else [dims]
-    valid = all(isinstance(dim, int) and not isinstance(dim, bool) and -ndim <= dim < ndim for dim in listed)
-    if not valid or not 1 <= len(listed) <= 2 or len({dim % ndim for dim in listed}) != len(listed):
-        raise ValueError(f"dims: expected one or two different dims of a {ndim}-dimensional tensor, got {dims!r}")
-    return [dim % ndim for dim in listed]
+    found: list[int] = []
+    for dim in listed:
+        valid = isinstance(dim, (int, Integral)) and not isinstance(dim, bool) and -ndim <= dim < ndim
+        if not valid or dim % ndim in found:
+            break
+        found.append(int(dim) % ndim)
+    if not listed or len(found) < len(listed):
+        raise ValueError(f"dims: expected different dims of a {ndim}-dimensional tensor, got {describe(dims)}")
+    return found
+
+
+def _check_bands(bands: Sequence[Band], count: int) -> None:
+    if not isinstance(bands, Sequence):
+        raise TypeError(f"bands: expected one (start, weight) for each of the {count} dims, got {describe(bands)}")
+    if len(bands) != count:
+        raise ValueError(f"bands: expected one (start, weight) for each of the {count} dims, got {len(bands)}")
+    for i, band in enumerate(bands):
+        if not isinstance(band, (tuple, list)) or len(band) != 2:
+            raise TypeError(f"bands[{i}]: expected a pair of tensors (start, weight), got {describe(band)}")
+        start, weight = band
+        if not isinstance(start, Tensor) or not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise TypeError(
+                f"bands[{i}]: expected an int64 and a floating-point tensor (start, weight), "
+                f"got {describe(start)} and {describe(weight)}"
+            )
 
 
 def _per_dim(name: str, value: Any, count: int) -> list[Any]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .sampling import arithmetic_dtype
+from .._dtypes import arithmetic_dtype
 
 
 def _per_row(value: float | Tensor, like: Tensor) -> Tensor:

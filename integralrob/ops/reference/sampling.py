@@ -13,10 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-
-def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for every narrower type: what sums, and band weights, are held in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from .._dtypes import arithmetic_dtype
 
 
 def _taps(start: Tensor, weight: Tensor, dim: int, ndim: int) -> list[tuple[Tensor, Tensor]]:
