@@ -87,13 +87,19 @@ def _check_inside(name: str, points: Tensor, interval: Interval) -> None:
 
 
 class Rule(ABC):
-    """A quadrature rule: from a partition to the weights of its points. Rules hold no state.
+    """A quadrature rule: from a partition to the weights of its points. Rules hold no state: those of a type are equal.
 
     A rule of one's own defines `_weights(points, lower, upper)`, where the ends are tensors of shape (1,).
     """
 
     min_points: ClassVar[int] = 1
     default_interval: ClassVar[Interval | None] = None
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def weights(self, points: Tensor, interval: Interval | None = None) -> Tensor:
         """The weights of a partition.

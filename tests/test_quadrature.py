@@ -523,3 +523,9 @@ def test_bad_arguments_of_integrate(arguments, error, message):
 def test_bad_intervals_of_integrate(intervals, error, message):
     with pytest.raises(error, match=message):
         Q.integrate(Q.Simpson(), never, [uniform(3)] * 2, intervals=intervals)
+
+
+def test_rules_of_a_type_are_equal():
+    assert ir.quadrature.Midpoint() == ir.quadrature.Midpoint() != ir.quadrature.Simpson()
+    assert len({ir.quadrature.Midpoint(), ir.quadrature.Midpoint(), ir.quadrature.Simpson()}) == 2
+    assert ir.nn.Sampling() == ir.nn.Sampling()
