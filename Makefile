@@ -1,4 +1,5 @@
 # make demo | test | bench | clean: each sets itself up in .venv; a second run reuses all of it.
+# make gpu: build, tests and benchmarks on a machine with a GPU, with what is installed there and no network.
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV := .venv
@@ -6,17 +7,18 @@ BIN := $(VENV)/bin
 # Names the torch that .venv holds, so that another TORCH installs again.
 DEPENDENCIES := $(VENV)/.dependencies-$(subst /,_,$(subst $(eval) ,_,$(TORCH)))
 NATIVE := build/native.stamp
-SOURCES := CMakeLists.txt setup.py $(shell find csrc tests/cpp -type f)
-CXX_FILES := $(filter %.h %.cpp %.cu,$(SOURCES))
+SOURCES := CMakeLists.txt setup.py tools/cuda_resources.py $(shell find cmake csrc tests/cpp tests/simt -type f)
+CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test bench check clean
+.PHONY: demo test bench check gpu clean
 
 demo: $(NATIVE)
 	$(BIN)/python -m integralrob demo
 
 test: check $(NATIVE)
 	ctest --test-dir build/native --output-on-failure --no-tests=error
+	test ! -e build/native/libintegralrob_cuda.so || $(BIN)/python tools/cuda_resources.py check build/native
 	$(BIN)/python -m pytest
 
 check: $(NATIVE)
@@ -28,6 +30,9 @@ check: $(NATIVE)
 bench: $(NATIVE)
 	$(BIN)/python -m benchmarks --json build/benchmarks.json
 
+gpu:
+	PYTHON=$(PYTHON) tools/gpu.sh
+
 $(DEPENDENCIES): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install 'setuptools>=77' wheel ninja $(TORCH)
@@ -35,10 +40,11 @@ $(DEPENDENCIES): pyproject.toml
 	rm -f $(VENV)/.dependencies-*
 	touch $@
 
-# The C++ tests are built along with the library: they share its kernels.
+# The C++ tests are built along with the libraries: they share their kernels. CUDA, where there is an nvcc, for one GPU:
+# the emulator, not a GPU, runs its kernels here.
 $(NATIVE): $(DEPENDENCIES) $(SOURCES)
 	mkdir -p build
-	CMAKE_ARGS="-DINTEGRALROB_TESTS=ON -DINTEGRALROB_WERROR=ON $(CMAKE_ARGS)" $(BIN)/python setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	CMAKE_ARGS="-DINTEGRALROB_TESTS=ON -DINTEGRALROB_WERROR=ON -DCMAKE_CUDA_ARCHITECTURES=90 $(CMAKE_ARGS)" $(BIN)/python setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	touch $@
 
 clean:

@@ -1,7 +1,8 @@
 """Builds the native libraries with CMake; everything else is in pyproject.toml and CMakeLists.txt.
 
-Environment: CMAKE_ARGS is handed on to CMake; INTEGRALROB_NATIVE=0 leaves the native libraries out, and the package
-works without them, slower.
+Environment: CMAKE_ARGS is handed on to CMake (CMAKE_ARGS=-DINTEGRALROB_CUDA=off leaves CUDA out); TORCH_CUDA_ARCH_LIST
+names the GPUs to compile for; INTEGRALROB_NATIVE=0 leaves the native libraries out, and the package works without them,
+slower.
 """
 
 import os
@@ -64,6 +65,8 @@ class BuildNative(build_ext):
             str(ROOT),
             "-B",
             str(build),
+            "-UINTEGRALROB_*",  # what is built does not depend on an earlier call's choices
+            "-UCMAKE_CUDA_ARCHITECTURES",
             f"-DINTEGRALROB_TORCH={torch}",
             "-DCMAKE_BUILD_TYPE=Release",
         ]
@@ -71,9 +74,10 @@ class BuildNative(build_ext):
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         subprocess.run([*configure, *shlex.split(os.environ.get("CMAKE_ARGS", ""))], check=True)
         subprocess.run([cmake, "--build", str(build), "--parallel"], check=True)
-        subprocess.run(
-            [cmake, "--install", str(build), "--prefix", str(package / "integralrob" / "_native")], check=True
-        )
+        native = package / "integralrob" / "_native"
+        for library in native.glob("*.so"):  # of an earlier build, which may have had more of them
+            library.unlink()
+        subprocess.run([cmake, "--install", str(build), "--prefix", str(native)], check=True)
 
     def get_outputs(self) -> list[str]:
         return [str(path) for path in (Path(self.build_lib) / "integralrob" / "_native").glob("*.so")]

@@ -8,27 +8,38 @@ import torch
 from torch import Tensor
 
 import integralrob as ir
-from benchmarks.harness import Case, Peer, Work, compiled
+from benchmarks.harness import NOTHING_PROMISED, Case, Peer, Targets, Work, compiled
 
 EPS, STEP_SIZE = 8 / 255, 2 / 255
 
-# Every contender does the same additions in float32; only their order differs.
-TOLERANCE = 1e-6
+LARGE_DTYPES = (torch.float32, torch.bfloat16)
 
 
-def cases(quick: bool) -> list[Case]:
-    """All cases of this family: ImageNet, CIFAR and single-image batches; `quick` divides the batches by 32."""
+def _tolerance(dtype: torch.dtype) -> float:
+    """Every contender does the same additions; their order differs, and in how many steps half types are rounded."""
+    return 1e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+
+
+def cases(quick: bool, device_type: str) -> list[Case]:
+    """All cases of this family: ImageNet, CIFAR and single-image batches; `quick` divides the batches by 32.
+
+    On a GPU a larger batch too, and one in bfloat16.
+    """
     shrink = 32 if quick else 1
     imagenet, rows, image = (128 // shrink, 3, 224, 224), (512 // shrink, 3072), (1, 3, 32, 32)
-    return [
-        _linf_step_case(imagenet, target=5),
+    listed = [
+        _linf_step_case(imagenet, speedup={"cpu": 5}),
         _linf_step_case(rows),
-        _linf_step_case(image, target=1),
+        _linf_step_case(image, speedup={"cpu": 1}),
         _linf_step_inplace_case(imagenet),
         _project_linf_case(imagenet),
         _project_linf_case(rows),
         _project_linf_case(image),
     ]
+    if device_type == "cuda":
+        large = (512 // shrink, 3, 224, 224)
+        listed += [_linf_step_case(large, of_copy={"cuda": 0.9}, dtype=dtype) for dtype in LARGE_DTYPES]
+    return listed
 
 
 # ------------------------------------------------------------------------------------------------------------ the peers
@@ -64,26 +75,36 @@ def _name(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _bytes(shape: tuple[int, ...], tensors: int) -> int:
-    return tensors * math.prod(shape) * torch.float32.itemsize
+def _bytes(shape: tuple[int, ...], tensors: int, dtype: torch.dtype = torch.float32) -> int:
+    return tensors * math.prod(shape) * dtype.itemsize
 
 
-def _batch(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(
+    shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     """Images, a gradient, and a perturbation that leaves the ball about half of the time."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(shape, generator=generator)
-    grad = torch.randn(shape, generator=generator)
-    delta = (4 * EPS) * torch.rand(shape, generator=generator) - 2 * EPS
-    return x.to(device), grad.to(device), delta.to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.rand(shape, generator=generator, device=device)
+    grad = torch.randn(shape, generator=generator, device=device)
+    delta = (4 * EPS) * torch.rand(shape, generator=generator, device=device) - 2 * EPS
+    return x.to(dtype), grad.to(dtype), delta.to(dtype)
 
 
-def _linf_step_case(shape: tuple[int, ...], target: float | None = None) -> Case:
+def _linf_step_case(
+    shape: tuple[int, ...],
+    *,
+    speedup: Targets = NOTHING_PROMISED,
+    of_copy: Targets = NOTHING_PROMISED,
+    dtype: torch.dtype = torch.float32,
+) -> Case:
     def prepare(device: torch.device) -> Work:
-        x, grad, delta = _batch(shape, device)
+        x, grad, delta = _batch(shape, device, dtype)
         x_adv = ir.ops.project_linf(delta, EPS, center=x, bounds=(0, 1)) + x
+        target = speedup.get(device.type)
         return Work(
-            moved_bytes=_bytes(shape, tensors=4),
-            tolerance=TOLERANCE,
+            moved_bytes=_bytes(shape, tensors=4, dtype=dtype),
+            tolerance=_tolerance(dtype),
+            target=of_copy.get(device.type),
             ours=lambda: ir.ops.linf_step(x_adv, grad, x, EPS, STEP_SIZE, bounds=(0, 1)),
             peers=[
                 Peer("sign, max, min, clamp (AutoAttack's)", lambda: clip_step(x_adv, grad, x), target),
@@ -92,7 +113,8 @@ def _linf_step_case(shape: tuple[int, ...], target: float | None = None) -> Case
             ],
         )
 
-    return Case(f"linf_step {_name(shape)}", prepare)
+    suffix = "" if dtype == torch.float32 else f", {str(dtype).removeprefix('torch.')}"
+    return Case(f"linf_step {_name(shape)}{suffix}", prepare)
 
 
 def _linf_step_inplace_case(shape: tuple[int, ...]) -> Case:
@@ -102,7 +124,7 @@ def _linf_step_inplace_case(shape: tuple[int, ...]) -> Case:
         own, theirs = x.clone(), x.clone()
         return Work(
             moved_bytes=_bytes(shape, tensors=4),
-            tolerance=TOLERANCE,
+            tolerance=_tolerance(torch.float32),
             ours=lambda: ir.ops.linf_step_(own, grad, x, EPS, STEP_SIZE, bounds=(0, 1)),
             peers=[Peer("sign, max, min, clamp, in place", lambda: clip_step_(theirs, grad, x))],
         )
@@ -115,7 +137,7 @@ def _project_linf_case(shape: tuple[int, ...]) -> Case:
         x, _, delta = _batch(shape, device)
         return Work(
             moved_bytes=_bytes(shape, tensors=3),
-            tolerance=TOLERANCE,
+            tolerance=_tolerance(torch.float32),
             ours=lambda: ir.ops.project_linf(delta, EPS, center=x, bounds=(0, 1)),
             peers=[Peer("clamp, min, max", lambda: clamp_projection(delta, x))],
         )

@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import integralrob as ir
 from benchmarks.harness import Outcome, Settings, Timing
 
@@ -29,6 +31,8 @@ def environment(settings: Settings, copy_bandwidth: float, arguments: Sequence[s
         "versions": {name: info[name] for name in ("integralrob", "torch", "python")},
         "missing": info["missing"],
         "device": str(settings.device),
+        "gpu": _gpu_name(settings),
+        "cuda_architectures": info["cuda_architectures"],
         "cpu": _cpu_name(),
         "cpus": os.cpu_count(),
         "threads": info["threads"],
@@ -36,7 +40,7 @@ def environment(settings: Settings, copy_bandwidth: float, arguments: Sequence[s
         "load_average": os.getloadavg()[0],
         "copy_gb_per_s": copy_bandwidth / 1e9,
         "seconds_per_case": settings.seconds,
-        "cold_cache": settings.cold,
+        "cold_cache": settings.cold or settings.device.type == "cuda",
     }
 
 
@@ -46,7 +50,8 @@ def heading(run: dict[str, Any]) -> str:
     cache = "cold" if run["cold_cache"] else "warm"
     lines = [
         f"{versions} · commit {run['commit'] or 'unknown'}",
-        f"{run['cpu']} · {run['threads']} threads · {run['instruction_set'] or 'no native library'} · {cache} cache",
+        f"{run['gpu'] or run['cpu']} · {run['threads']} threads · {run['instruction_set'] or 'no native library'} · "
+        f"{cache} cache",
         f"copy bandwidth {run['copy_gb_per_s']:.1f} GB/s, read and written (data that stay in a cache can exceed it)",
     ]
     if run["load_average"] > QUIET_LOAD:
@@ -70,17 +75,25 @@ def table(outcome: Outcome) -> str:
 def _line(timing: Timing) -> str:
     line = f"  {timing.name:50} {timing.milliseconds:9.4g} {timing.gb_per_s:7.2f} {timing.copy_fraction:8.1%}"
     if timing.speedup is None or timing.speedup_quartiles is None:
-        return line
+        return line if timing.target is None else f"{line} {'':27} >={timing.target:.0%} {_verdict(timing)}"
     lower, upper = timing.speedup_quartiles
     line += f" {timing.speedup:8.2f}x   {f'{lower:.2f}-{upper:.2f}':14}"
     if timing.target is not None:
-        line += f" >={timing.target:g}x {'met' if timing.met else 'MISSED'}"
+        line += f" >={timing.target:g}x {_verdict(timing)}"
     return line.rstrip()
+
+
+def _verdict(timing: Timing) -> str:
+    return "met" if timing.met else "MISSED"
 
 
 def as_json(run: dict[str, Any], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The run and its outcomes as plain values."""
     return {**run, "results": [asdict(outcome) for outcome in outcomes]}
+
+
+def _gpu_name(settings: Settings) -> str | None:
+    return torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else None
 
 
 def _cpu_name() -> str:

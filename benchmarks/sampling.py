@@ -1,5 +1,7 @@
 """Sampling a weight: `ir.ops.sample_weight` against grid_sample and interpolate, permute and multiply included.
 
+On a GPU also the ops alone, `sample_2d` and its adjoint, in several types, against grid_sample and its backward.
+
 Peers keep their control values as images ``[1, kh * kw, out, in]``, which both torch functions ask for.
 """
 
@@ -13,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import integralrob as ir
-from benchmarks.harness import Case, Peer, Result, Run, Work, compiled
+from benchmarks.harness import NOTHING_PROMISED, Case, Peer, Result, Run, Targets, Work, compiled
 from integralrob.partition import UniformPartition
 from integralrob.quadrature import Midpoint, Trapezoidal
+
+BICUBIC, ZEROS = 2, 0  # torch's numbers of the modes of grid_sample
 
 
 @dataclass(frozen=True)
@@ -35,24 +39,39 @@ class Sizes:
         return (self.points, self.points, *self.kernel)
 
 
-def cases(quick: bool) -> list[Case]:
-    """All cases of this family; `quick` divides the numbers of channels by 8."""
+def cases(quick: bool, device_type: str) -> list[Case]:
+    """All cases of this family; `quick` divides the numbers of channels by 8. A GPU has more of them."""
     shrink = 8 if quick else 1
     small = Sizes(64 // shrink, 48 // shrink, (3, 3))
     usual = Sizes(512 // shrink, 384 // shrink, (3, 3))
     middle = Sizes(2048 // shrink, 1536 // shrink)
     large = Sizes(4096 // shrink, 3072 // shrink)
-    return [
-        _listing_case(usual, target=14),
-        _listing_case(usual, target=15, backward=True),
-        _listing_case(large, target=12),
-        _listing_case(large, target=15, backward=True),
-        _listing_case(small, target=1),
-        _listing_case(small, target=1, backward=True),
-        _interpolate_case(usual, target=None),
-        _interpolate_case(usual, target=4, antialias=True),
-        _interpolate_case(middle, target=2, antialias=True),
+    listed = [
+        _listing_case(usual, {"cpu": 14, "cuda": 8}),
+        _listing_case(usual, {"cpu": 15, "cuda": 10}, backward=True),
+        _listing_case(large, {"cpu": 12, "cuda": 8}),
+        _listing_case(large, {"cpu": 15, "cuda": 10}, backward=True),
+        _listing_case(small, {"cpu": 1}),
+        _listing_case(small, {"cpu": 1}, backward=True),
+        _interpolate_case(usual),
+        _interpolate_case(usual, {"cpu": 4}, antialias=True),
+        _interpolate_case(middle, {"cpu": 2}, antialias=True),
     ]
+    if device_type == "cuda":
+        largest = Sizes(4096 // shrink, 3072 // shrink, (3, 3))
+        listed += [
+            _listing_case(largest, {"cuda": 8}),
+            _listing_case(largest, {"cuda": 10}, backward=True),
+        ]
+        for sizes in (usual, middle, large, largest):
+            # A launch takes as long as the smaller ones' bytes.
+            of_copy = {"forward": 0.7, "adjoint": 0.5} if sizes in (large, largest) else {}
+            for dtype in (torch.float32, torch.bfloat16, torch.float64):
+                listed += [
+                    _op_case(sizes, dtype, of_copy.get("forward")),
+                    _op_case(sizes, dtype, of_copy.get("adjoint"), adjoint=True),
+                ]
+    return listed
 
 
 # ------------------------------------------------------------------------------------------------------------ the peers
@@ -95,12 +114,22 @@ def interpolate(images: Tensor, quadrature: Tensor, antialias: bool, sizes: Size
 # ------------------------------------------------------------------------------------------------------------ the cases
 
 
+def _uniform(shape: tuple[int, ...], device: torch.device, seed: int) -> Tensor:
+    """Numbers from -1 to 1."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.rand(shape, generator=generator, device=device).mul_(2).sub_(1)
+
+
+def _as_images(weight: Tensor) -> Tensor:
+    """``[out, in, kh, kw]`` -> ``[1, kh * kw, out, in]``."""
+    images = weight.reshape(*weight.shape[:2], -1).permute(2, 0, 1).unsqueeze(0)
+    return images.clone(memory_format=torch.contiguous_format)
+
+
 def _control_values(sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
     """The same control values in our layout ``[out, in, kh, kw]`` and as images ``[1, kh * kw, out, in]``."""
-    shape = (sizes.nodes, sizes.nodes, *sizes.kernel)
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
-    images = values.reshape(sizes.nodes, sizes.nodes, -1).permute(2, 0, 1).unsqueeze(0)
-    return values, images.clone(memory_format=torch.contiguous_format)
+    values = _uniform((sizes.nodes, sizes.nodes, *sizes.kernel), device, seed=0)
+    return values, _as_images(values)
 
 
 def _position_tolerance(sizes: Sizes) -> float:
@@ -108,10 +137,10 @@ def _position_tolerance(sizes: Sizes) -> float:
     return max(1e-5, 4e-7 * sizes.nodes)
 
 
-def _moved_bytes(sizes: Sizes, backward: bool) -> int:
+def _moved_bytes(sizes: Sizes, backward: bool, dtype: torch.dtype = torch.float32) -> int:
     """Forward: control values in, weight out. Backward: the weight's gradient in, the control values' out."""
     channels = sizes.nodes**2 + sizes.points**2
-    return channels * torch.Size(sizes.kernel).numel() * torch.float32.itemsize * (2 if backward else 1)
+    return channels * torch.Size(sizes.kernel).numel() * dtype.itemsize * (2 if backward else 1)
 
 
 def _as_values(images: Tensor, sizes: Sizes) -> Tensor:
@@ -126,14 +155,16 @@ def _forward_backward(sample: Callable[[Tensor], Tensor], values: Tensor, weight
     return weight.detach(), grad
 
 
-def _listing_case(sizes: Sizes, target: float, backward: bool = False) -> Case:
+def _listing_case(sizes: Sizes, targets: Targets, backward: bool = False) -> Case:
     def prepare(device: torch.device) -> Work:
+        target = targets.get(device.type)
         values, images = (tensor.requires_grad_(backward) for tensor in _control_values(sizes, device))
         points = UniformPartition(sizes.points)(device)
         in_weights = Trapezoidal().weights(points)
         quadrature = in_weights.float().view(-1, *[1] * len(sizes.kernel))
         grid = listing_grid(sizes, device).transpose(1, 2).contiguous()
-        weight_grad = torch.randn(sizes.weight_shape, generator=torch.Generator().manual_seed(1)).to(device)
+        generator = torch.Generator(device).manual_seed(1)
+        weight_grad = torch.randn(sizes.weight_shape, generator=generator, device=device)
 
         def sample(values: Tensor) -> Tensor:
             return ir.ops.sample_weight(values, (points, points), (None, in_weights), padding="zeros")
@@ -166,7 +197,7 @@ def _listing_case(sizes: Sizes, target: float, backward: bool = False) -> Case:
     return Case(f"sample_weight {sizes}, {'forward+backward' if backward else 'forward'}", prepare)
 
 
-def _interpolate_case(sizes: Sizes, target: float | None, antialias: bool = False) -> Case:
+def _interpolate_case(sizes: Sizes, targets: Targets = NOTHING_PROMISED, antialias: bool = False) -> Case:
     def prepare(device: torch.device) -> Work:
         values, images = _control_values(sizes, device)
         if antialias:
@@ -185,8 +216,52 @@ def _interpolate_case(sizes: Sizes, target: float | None, antialias: bool = Fals
             tolerance=_position_tolerance(sizes),
             ours=lambda: ir.ops.sample_weight(values, (points, points), (None, in_weights), a=a, antialias=antialias),
             peers=[
-                Peer(f"{name} + permute + multiply", lambda: interpolate(images, quadrature, antialias, sizes), target)
+                Peer(
+                    f"{name} + permute + multiply",
+                    lambda: interpolate(images, quadrature, antialias, sizes),
+                    targets.get(device.type),
+                )
             ],
         )
 
     return Case(f"sample_weight {sizes}, {'antialiased' if antialias else 'border'}, forward", prepare)
+
+
+def _op_case(sizes: Sizes, dtype: torch.dtype, target: float | None, adjoint: bool = False) -> Case:
+    """One op alone, without quadrature weights. (grid_sample knows no half type as precise as its grid must be.)"""
+
+    def prepare(device: torch.device) -> Work:
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        points = UniformPartition(sizes.points)(device)
+        start, weight = ir.ops.cubic_band(points, sizes.nodes, padding="zeros")
+        band = (start, weight.to(wide))
+        grid = torch.stack(torch.meshgrid(points, points, indexing="xy"), dim=-1).unsqueeze(0).to(wide)
+        size = sizes.points if adjoint else sizes.nodes
+        given = _uniform((size, size, *sizes.kernel), device, seed=0).to(dtype)
+        flat, images = given.view(size, size, -1), _as_images(given)
+        blank = torch.empty(1, flat.shape[2], sizes.nodes, sizes.nodes, dtype=wide, device=device) if adjoint else None
+
+        def ours() -> Tensor:
+            if adjoint:
+                return ir.ops.sample_2d_adjoint(flat, *band, *band, sizes.nodes, sizes.nodes)
+            return ir.ops.sample_2d(flat, *band, *band)
+
+        def theirs() -> Tensor:
+            if adjoint:
+                out, _ = torch.ops.aten.grid_sampler_2d_backward(
+                    images.to(wide), blank, grid, BICUBIC, ZEROS, True, [True, False]
+                )
+            else:
+                out = torch.grid_sampler_2d(images.to(wide), grid, BICUBIC, ZEROS, True)
+            return out[0].to(dtype).permute(1, 2, 0).contiguous()
+
+        return Work(
+            moved_bytes=_moved_bytes(sizes, backward=False, dtype=dtype),
+            tolerance=1e-9 if dtype == torch.float64 else _position_tolerance(sizes) + torch.finfo(dtype).eps,
+            target=target,
+            ours=ours,
+            peers=[Peer(f"grid_sample{' backward' if adjoint else ''}, grid kept, and permute", theirs)],
+        )
+
+    name = "sample_2d_adjoint" if adjoint else "sample_2d"
+    return Case(f"{name} {sizes}, {str(dtype).removeprefix('torch.')}", prepare)

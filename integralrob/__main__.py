@@ -14,7 +14,7 @@ def _info(arguments: argparse.Namespace) -> None:
             value = "; ".join(f"{name}: {text}" for name, text in value.items())
         elif isinstance(value, list):
             value = ", ".join(value)
-        print(f"{key:16} {'-' if value in (None, '') else value}")
+        print(f"{key:18} {'-' if value in (None, '') else value}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

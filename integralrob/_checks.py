@@ -30,6 +30,12 @@ def has_values(tensor: Tensor) -> bool:
     return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
+def may_look_at(tensor: Tensor) -> bool:
+    """`has_values`, and no training step waits for it: not those on a GPU that need a gradient."""
+    needs_grad = tensor.requires_grad and torch.is_grad_enabled()
+    return has_values(tensor) and not (needs_grad and tensor.device.type != "cpu")
+
+
 def check_bool(name: str, value: Any) -> bool:
     """A bool, Python's or NumPy's."""
     if not isinstance(value, (bool, np.bool_)):

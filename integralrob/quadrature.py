@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from integralrob._checks import check_int, check_real, check_tensor, describe, has_values
+from integralrob._checks import check_int, check_real, check_tensor, describe, may_look_at
 from integralrob.ops._dtypes import arithmetic_dtype
 
 __all__ = [
@@ -65,7 +65,7 @@ def _check_points(name: str, points: Tensor, fewest: int) -> None:
         raise ValueError(f"{name}: expected at least {fewest} points, got {points.numel()}")
     # What depends on the data cannot be checked in a traced graph. In eager mode a good input costs one
     # host-device synchronisation.
-    if not has_values(points) or (points.isfinite().all() & (points.diff() > 0).all()):
+    if not may_look_at(points) or (points.isfinite().all() & (points.diff() > 0).all()):
         return
     if not points.isfinite().all():
         raise ValueError(f"{name}: expected finite points, got {points.tolist()}")
@@ -77,7 +77,7 @@ def _check_points(name: str, points: Tensor, fewest: int) -> None:
 
 
 def _check_inside(name: str, points: Tensor, interval: Interval) -> None:
-    if not has_values(points):
+    if not may_look_at(points):
         return
     first, last = points[[0, -1]].tolist()
     # The end points may be the interval's, rounded to the points' dtype.
@@ -115,7 +115,8 @@ class Rule(ABC):
         Raises:
             TypeError: `points` is no floating-point tensor, or `interval` no pair of numbers.
             ValueError: points of the wrong shape, too few, not finite, not strictly increasing or outside the interval;
-                an interval that is empty or not finite. Inside `torch.compile` the values are not looked at.
+                an interval that is empty or not finite. Inside `torch.compile` the values are not looked at, nor on a
+                GPU those that need a gradient: a training step would wait for them.
 
         >>> Trapezoidal().weights(torch.tensor([0.0, 0.5, 1.0]))
         tensor([0.2500, 0.5000, 0.2500])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,11 +44,15 @@ class _Redirect(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Backend:
-    """The kernels that are registered for a device, or those that `kernel` finds for an op."""
+    """The kernels that are registered for a device, or those that `kernel` finds for an op.
+
+    `looks_at_starts`: a start that is out of range is an error; else it makes NaN, without a wait for the GPU.
+    """
 
     name: str
     device: str
     kernel: Callable[[OpOverload], Callable[..., Any]] | None = None
+    looks_at_starts: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -57,13 +63,69 @@ def _fallback(op: OpOverload) -> Callable[..., Any]:
     return functools.partial(op._op_dk, torch._C.DispatchKey.CompositeExplicitAutograd)
 
 
-BACKENDS = [Backend("reference", "cpu", _fallback), Backend("cpu", "cpu")]
+# The CUDA kernels as g++ compiles them for the CPU, under names of their own. (Schemas are defined once.)
+_emulated = torch.library.Library("integralrob_simt", "DEF")
+
+
+@functools.cache
+def load_emulated_kernels() -> None:
+    """`torch.ops.integralrob_simt`: every ``integralrob::`` op, run by the emulator of `tests/simt`."""
+    found = sorted((Path(__file__).parent.parent / "build" / "native").rglob("libintegralrob_simt.so"))
+    assert found, "the emulated CUDA kernels are not built: CMake builds them with -DINTEGRALROB_TESTS=ON (make test)"
+    for schema in torch._C._jit_get_all_schemas():
+        if schema.name.startswith("integralrob::"):
+            _emulated.define(str(schema).removeprefix("integralrob::"))
+    torch.ops.load_library(found[0])
+
+
+def _emulated_kernel(op: OpOverload) -> Callable[..., Any]:
+    packet = getattr(torch.ops.integralrob_simt, op._schema.name.removeprefix("integralrob::"))
+    kernel: Callable[..., Any] = getattr(packet, op._overloadname)
+    return kernel
+
+
+# With FAIL_WITHOUT_CUDA=1, tests that need a GPU fail where there is none, rather than being skipped.
+CUDA_EXPECTED = os.environ.get("FAIL_WITHOUT_CUDA") == "1"
+
+BACKENDS = [
+    Backend("reference", "cpu", _fallback),
+    Backend("cpu", "cpu"),
+    Backend("simt", "cpu", _emulated_kernel, looks_at_starts=False),
+]
+DEVICES = ["cpu"]
+if torch.cuda.is_available() or CUDA_EXPECTED:
+    BACKENDS.append(Backend("cuda", "cuda", looks_at_starts=False))
+    DEVICES.append("cuda")
+
+
+def need_cuda() -> None:
+    """Skips the test that is running, or fails it, if there is no GPU."""
+    if not torch.cuda.is_available():
+        (pytest.fail if CUDA_EXPECTED else pytest.skip)("torch finds no GPU")
+
+
+@pytest.fixture
+def gpu() -> None:
+    need_cuda()
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Each type of device that the tests run on."""
+    if request.param == "cuda":
+        need_cuda()
+    chosen: str = request.param
+    return chosen
 
 
 @pytest.fixture(params=BACKENDS, ids=str)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """While a test runs, the ``integralrob::`` ops run on this back end; its tensors belong on ``backend.device``."""
     chosen: Backend = request.param
+    if chosen.device == "cuda":
+        need_cuda()
+    if chosen.name == "simt":
+        load_emulated_kernels()
     if chosen.kernel is None:
         assert chosen.device not in native_problems(), native_problems()[chosen.device]
         yield chosen

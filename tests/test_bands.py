@@ -17,7 +17,7 @@ from torch import Tensor
 
 import integralrob as ir
 from integralrob.ops import reference
-from integralrob.ops.bands import PADDINGS, _BandCache, _cache, cubic_band_as
+from integralrob.ops.bands import PADDINGS, _BandCache, _build, _cache, cubic_band_as
 from integralrob.partition import UniformPartition
 
 
@@ -190,6 +190,26 @@ def test_forward_mode(rng: torch.Generator) -> None:
     jacobian = torch.autograd.functional.jacobian(lambda p: ir.ops.cubic_band(p, 9)[1], p)
     torch.testing.assert_close(tangent, jacobian.sum(-1))
     assert not torch._C._functorch.is_functorch_wrapped_tensor(ir.ops.cubic_band(p, 9)[1])
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("size", [2, 5, 40])
+def test_points_that_nobody_looked_at_make_no_stray_read(size: int, mode: dict[str, Any]) -> None:
+    """As on a GPU, where a training step does not wait for a check: NaN makes NaN, nothing makes a bad start."""
+    options = {"padding": "border", "antialias": False, **mode}
+    good = torch.tensor([-0.2, 0.3, 0.9, -0.7, 0.1], dtype=torch.float64)
+    _, expected = _build(good, size, None, -0.75, **options)
+    for bad in (math.nan, math.inf, -math.inf, 1e300):
+        points = good.clone()
+        points[2] = bad
+        start, weight = _build(points, size, None, -0.75, **options)
+        assert start.min() >= 0
+        assert start.max() <= size - weight.shape[1]
+        if math.isnan(bad):
+            assert weight[2].isnan().all()
+        assert weight[[0, 4]].isfinite().all()
+        if weight.shape == expected.shape:
+            assert torch.equal(weight[[0, 4]], expected[[0, 4]])
 
 
 @pytest.mark.parametrize("antialias", [False, True])

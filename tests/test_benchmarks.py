@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import integralrob as ir
-from benchmarks import harness, projection, sampling
+from benchmarks import harness, projection, report, sampling
 from benchmarks.__main__ import main
 from benchmarks.harness import Case, Harness, Memory, Outcome, Peer, Result, Settings, Work, find_difference
 
@@ -86,23 +86,30 @@ class Clock:
     def __init__(self) -> None:
         self.taken = 0.0
 
-    def seconds(self, run: harness.Run, calls: int) -> float:
-        before = self.taken
-        for _ in range(calls):
+    def seconds(self, runs: Sequence[harness.Run], before: Callable[[], object] | None = None) -> float:
+        if before is not None:
+            before()
+        start = self.taken
+        for run in runs:
             run()
-        return (self.taken - before) / calls or 1.0
+        return (self.taken - start) / len(runs) or 1.0
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setitem(harness.TIMERS, "cpu", lambda: clock)
-    monkeypatch.setattr(harness, "last_level_cache_bytes", lambda: 2**10)
+    monkeypatch.setattr(harness, "last_level_cache_bytes", lambda device: 2**10)
     return clock
 
 
 def measure(
-    clock: Clock, ours: list[float], theirs: list[float], target: float | None = None, **settings: Any
+    clock: Clock,
+    ours: list[float],
+    theirs: list[float],
+    target: float | None = None,
+    of_copy: float | None = None,
+    **settings: Any,
 ) -> tuple[Outcome, list[str], Harness]:
     """Measures two contenders that take the given times in the timed calls; also the order of calls after the gate."""
     order: list[str] = []
@@ -120,7 +127,7 @@ def measure(
         return run
 
     peer = Peer("peer", contender("B", theirs), target)
-    work = Work(moved_bytes=8 * 10**9, tolerance=0.0, ours=contender("A", ours), peers=[peer])
+    work = Work(moved_bytes=8 * 10**9, tolerance=0.0, ours=contender("A", ours), peers=[peer], target=of_copy)
     machine = Harness(Settings(CPU, seconds=0.0, min_rounds=len(ours), **settings))
     return machine.measure(Case("case", lambda device: work)), order[2:], machine
 
@@ -142,6 +149,15 @@ def test_targets(clock: Clock, target: float | None, met: bool | None) -> None:
     outcome, _, _ = measure(clock, [1.0, 1.0], [2.0, 2.0], target)
     assert outcome.timings[1].met is met
     assert measure(clock, [1.0, 1.0], [2.0, 2.0], target, targets=False)[0].timings[1].met is None
+
+
+def test_targets_of_the_copy_bandwidth(clock: Clock) -> None:
+    reached = 8e9 / Harness(Settings(CPU)).copy_bandwidth
+    for of_copy, met in ((0.99 * reached, True), (1.01 * reached, False), (None, None)):
+        outcome = measure(clock, [1.0, 1.0], [2.0, 2.0], of_copy=of_copy)[0]
+        assert (outcome.timings[0].target, outcome.timings[0].met) == (of_copy, met)
+        assert ("MISSED" in report.table(outcome)) == (met is False)
+    assert measure(clock, [1.0, 1.0], [2.0, 2.0], of_copy=1.0, targets=False)[0].timings[0].met is None
 
 
 def test_cold_cache_empties_it_before_every_call(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,9 +195,99 @@ def test_slow_starters_run_only_when_asked_for(clock: Clock) -> None:
     assert names(True) == ["integralrob", "a", "b"]
 
 
+class Gpu:
+    """What `CudaTimer` asks of torch.cuda: a GPU that sleeps as told and needs two seconds a run."""
+
+    def __init__(self, launch_seconds: float) -> None:
+        self.launch_seconds = launch_seconds
+        self.host = self.free_at = 0.0
+        self.log: list[str] = []
+
+    def launch(self, seconds: float) -> None:
+        self.free_at = max(self.free_at, self.host) + seconds
+
+    def run(self) -> Tensor:
+        self.host += self.launch_seconds
+        self.launch(2.0)
+        self.log.append("run")
+        return torch.ones(1)
+
+    def flush(self) -> None:
+        self.log.append("flush")
+
+    def sleep(self, cycles: int) -> None:
+        self.launch(cycles / harness.CudaTimer.CYCLES_A_SECOND)
+        self.log.append("sleep")
+
+    def event(self, enable_timing: bool) -> GpuEvent:
+        assert enable_timing
+        return GpuEvent(self)
+
+
+class GpuEvent:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.at = gpu, 0.0
+
+    def record(self) -> None:
+        self.at = max(self.gpu.free_at, self.gpu.host)
+
+    def query(self) -> bool:
+        return self.gpu.host >= self.at
+
+    def synchronize(self) -> None:
+        self.gpu.host = max(self.gpu.host, self.at)
+
+    def elapsed_time(self, end: GpuEvent) -> float:
+        return (end.at - self.at) * 1e3
+
+
+@pytest.mark.parametrize(
+    ("launch_seconds", "attempts"), [(1e-5, 1), (1e-3, 2), (3.0, harness.CudaTimer.ATTEMPTS)], ids=str
+)
+def test_a_gpu_is_timed_without_its_host(launch_seconds: float, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the host never gets ahead; each attempt begins with an empty cache."""
+    gpu = Gpu(launch_seconds)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
+    monkeypatch.setattr(torch.cuda, "_sleep", gpu.sleep)
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: gpu.host)
+    seconds = harness.CudaTimer().seconds([gpu.run] * 5, gpu.flush)
+    assert gpu.log == ["flush", "sleep", *["run"] * 5] * attempts
+    assert seconds == pytest.approx(2.0 if launch_seconds < 1 else (5 * 3.0 + 2.0) / 5, rel=0.02)
+
+
+def test_calls_on_a_gpu_have_tensors_of_their_own(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as make a sample long enough, and the cache is emptied before each sample."""
+    monkeypatch.setitem(harness.TIMERS, "cuda", lambda: clock)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    memory = Memory(CPU)
+    monkeypatch.setattr(harness, "Memory", lambda device: memory)
+    emptied: list[None] = []
+    monkeypatch.setattr(Memory, "empty_cache", lambda self: emptied.append(None))
+    monkeypatch.setattr(Memory, "copy_bandwidth", lambda self, timer: 1e9)
+    prepared: list[int] = []
+
+    def prepare(device: torch.device) -> Work:
+        index = len(prepared)
+        prepared.append(0)
+
+        def run() -> Tensor:
+            prepared[index] += 1
+            return torch.ones(1)
+
+        floor = harness.MIN_SAMPLE_SECONDS / 4.5
+        return Work(int(floor * 1e9), 0.0, run, [Peer("peer", constant(torch.ones(1)))])
+
+    machine = Harness(Settings(torch.device("cuda"), seconds=0.0, min_rounds=3))
+    outcome = machine.measure(Case("case", prepare))
+    assert outcome.rounds == 3
+    # The gate, the warm-up, and an untimed call of the first before each of the three samples.
+    assert prepared == [1 + 1 + 2 * 3, *[1 + 3] * 4]
+    assert len(emptied) == 2 * 3
+
+
 def test_buffers_exceed_the_last_level_cache() -> None:
     memory = Memory(CPU)
-    assert memory.source.numel() > harness.last_level_cache_bytes() >= 2**18
+    assert memory.source.numel() > harness.last_level_cache_bytes(CPU) >= 2**18
     assert memory.copy_bandwidth(harness.CpuTimer(), samples=1) > 0
     assert torch.equal(memory.source[-2:], memory.target[-2:])
     memory.empty_cache()
@@ -193,7 +299,7 @@ def test_buffers_exceed_the_last_level_cache() -> None:
 
 def test_moved_bytes_count_each_input_and_output_once() -> None:
     sizes = sampling.Sizes(8, 6, (3, 3))
-    for case in sampling.cases(quick=True):
+    for case in sampling.cases(True, "cpu"):
         work = case.prepare(CPU)
         result = work.ours()
         if "8x8x3x3" in case.name:
@@ -201,7 +307,7 @@ def test_moved_bytes_count_each_input_and_output_once() -> None:
             assert work.moved_bytes == (2 * forward if "backward" in case.name else forward)
         assert (result[0] if isinstance(result, tuple) else result).dtype == torch.float32
     assert str(sizes) == "8x8x3x3 -> 6x6"
-    for case in projection.cases(quick=True):
+    for case in projection.cases(True, "cpu"):
         tensors = 3 if case.name.startswith("project") else 4
         work = case.prepare(CPU)
         result = work.ours()
@@ -210,23 +316,44 @@ def test_moved_bytes_count_each_input_and_output_once() -> None:
 
 
 def test_case_names_are_distinct() -> None:
-    names = [case.name for family in (sampling, projection) for case in family.cases(quick=False)]
-    assert len(set(names)) == len(names)
+    for device_type in ("cpu", "cuda"):
+        names = [case.name for family in (sampling, projection) for case in family.cases(False, device_type)]
+        assert len(set(names)) == len(names)
+
+
+def test_what_a_gpu_has_beside_the_cpus_cases() -> None:
+    """Every one passes its gate on the CPU as well."""
+    for family in (sampling, projection):
+        on_cpu = [case.name for case in family.cases(True, "cpu")]
+        on_gpu = family.cases(True, "cuda")
+        assert [case.name for case in on_gpu[: len(on_cpu)]] == on_cpu
+        for case in on_gpu[len(on_cpu) :]:
+            work = case.prepare(CPU)
+            peers = [peer for peer in work.peers if not peer.slow_start]
+            assert find_difference(work.ours, peers, work.tolerance) is None
+            if case.name.startswith("sample_2d"):
+                result = work.ours()
+                assert isinstance(result, Tensor)
+                dtype = getattr(torch, case.name.split(", ")[1])
+                (size, points) = (int(part.split("x")[0]) for part in case.name.split(" ")[1:4:2])
+                assert result.dtype == dtype
+                inner = result.shape[2]
+                assert work.moved_bytes == (size**2 + points**2) * inner * dtype.itemsize
 
 
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def test_quick_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_quick_run(device: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "new" / "results.json"
-    assert main(["--quick", "--json", str(file)]) == 0
+    assert main(["--quick", "--device", device, "--json", str(file)]) == 0
     written = json.loads(file.read_text())
     assert written["versions"]["torch"] == torch.__version__
-    assert written["command"] == f"python -m benchmarks --quick --json {file}"
+    assert written["command"] == f"python -m benchmarks --quick --device {device} --json {file}"
     assert written["copy_gb_per_s"] > 0.1
     assert {"date", "commit", "cpu", "threads", "instruction_set", "load_average"} <= written.keys()
     results = written["results"]
-    assert len(results) == len(sampling.cases(quick=True)) + len(projection.cases(quick=True))
+    assert len(results) == len(sampling.cases(True, device)) + len(projection.cases(True, device))
     for result in results:
         assert result["error"] is None
         assert result["rounds"] >= 2
@@ -243,7 +370,8 @@ def test_missed_targets_are_printed_and_do_not_fail(
 ) -> None:
     one = constant(torch.ones(1))
     peers = [Peer("fast", one, target=1e9), Peer("slow", one, target=1e-9)]
-    monkeypatch.setattr(sampling, "cases", lambda quick: [Case("case", lambda device: Work(1, 0.0, one, peers))])
+    cases = [Case("case", lambda device: Work(1, 0.0, one, peers))]
+    monkeypatch.setattr(sampling, "cases", lambda quick, device_type: cases)
     assert main(["--seconds", "0", "case"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith(">=1e+09x MISSED") for line in lines)
@@ -253,13 +381,37 @@ def test_missed_targets_are_printed_and_do_not_fail(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["no such case"], "names: no case matches"), (["--device", "meta"], "device: expected one of cpu, got meta")],
+    [
+        (["no such case"], "names: no case matches"),
+        (["--device", "meta"], "device: expected one of cpu, cuda, got meta"),
+        (["--device", "cuda"], "device: torch finds no GPU"),
+    ],
 )
-def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_case_that_raises_does_not_lose_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def no_memory(device: torch.device) -> Work:
+        raise torch.OutOfMemoryError("no memory")
+
+    one = constant(torch.ones(1))
+    good = Case("good case", lambda device: Work(1, 0.0, one, [Peer("peer", one)]))
+    monkeypatch.setattr(sampling, "cases", lambda quick, device_type: [Case("bad case", no_memory), good])
+    file = tmp_path / "results.json"
+    assert main(["--quick", "--json", str(file), "case"]) == 1
+    bad_result, good_result = json.loads(file.read_text())["results"]
+    assert bad_result["error"] == "raised no memory"
+    assert (good_result["error"], len(good_result["timings"])) == (None, 2)
+    assert "bad case" in capsys.readouterr().err
 
 
 def test_load_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

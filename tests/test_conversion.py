@@ -12,8 +12,11 @@ from torch import nn
 from integralrob import quadrature
 from integralrob.conversion import convert
 from integralrob.conversion.check import relative_difference
+from integralrob.conversion.example import outputs_by_module, outputs_of
 from integralrob.conversion.ordering import channel_distance, path_length
 from integralrob.nn import Sampling
+
+pytest.importorskip("torch_pruning")
 
 SUPPLEMENT = Sampling("endpoints", quadrature.Trapezoidal(), a=-0.75, padding="zeros", antialias=False)
 
@@ -68,6 +71,22 @@ def test_the_model_is_left_as_it_was(network):
     assert torch.equal(torch.get_rng_state(), random_state)
     shared = {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in integral.parameters()}
     assert not shared
+
+
+def test_outputs_are_compared_without_tf32():
+    """On a GPU it is the default of convolutions, and as coarse as the comparison."""
+    seen, precision = [], torch.backends.cudnn.conv
+
+    class Spy(models.MLP):
+        def forward(self, x):
+            seen.append(precision.fp32_precision)
+            return super().forward(x)
+
+    before = precision.fp32_precision
+    outputs_of(Spy(), models.example(models.MLP))
+    outputs_by_module(Spy(), models.example(models.MLP))
+    assert seen == ["ieee", "ieee"]
+    assert precision.fp32_precision == before != "ieee"
 
 
 def test_flags_go_over_to_the_result():

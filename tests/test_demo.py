@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.image import imread
 from torch import nn
 
 import integralrob as ir
@@ -21,6 +20,10 @@ from integralrob.demo.measure import accuracy, psnr, robust_accuracy
 from integralrob.demo.networks import DigitsNet, SuperResolutionNet, seeded
 from integralrob.demo.report import Row
 from integralrob.demo.training import train, train_over_sizes
+
+for package in ("sklearn", "torch_pruning"):
+    pytest.importorskip(package)
+imread = pytest.importorskip("matplotlib.image").imread
 
 EPOCH = Schedule(epochs=1, learning_rate=1e-3, batch=128)
 TINY = Settings(

@@ -14,6 +14,8 @@ from integralrob.conversion import convert
 from integralrob.nn import IntegralLayer
 from integralrob.partition import UniformPartition
 
+pytest.importorskip("torch_pruning")
+
 # -------------------------------------------------------------------------------------------------------------- sizes
 
 

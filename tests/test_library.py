@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -14,65 +15,17 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import DEVICES, Backend, load_emulated_kernels, need_cuda
+from every_op import NAMES, arguments, overload
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import integralrob as ir
+from integralrob.__main__ import main
+from integralrob.build_info import runs_on
 from integralrob.ops import _library
 
-OPS = torch.ops.integralrob
 PACKAGE = Path(ir.__file__).parent
-NAMES = [
-    "linf_step.default",
-    "linf_step.per_sample",
-    "linf_step_.default",
-    "linf_step_.per_sample",
-    "project_linf.default",
-    "sample_1d.default",
-    "sample_1d_adjoint.default",
-    "sample_1d_weight_grad.default",
-    "sample_2d.default",
-    "sample_2d_adjoint.default",
-    "sample_2d_weight0_grad.default",
-    "sample_2d_weight1_grad.default",
-]
-
-
-def overload(name: str) -> Any:
-    packet, _, which = name.partition(".")
-    return getattr(getattr(OPS, packet), which)
-
-
-def arguments(name: str, dtype: torch.dtype, shift: int, rng: torch.Generator) -> tuple[Any, ...]:
-    """Arguments of one op; `shift` makes the sizes differ, factors need gradients where the op has any."""
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-
-    def factor(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.randn(shape, dtype=torch.float64, generator=rng).to(dtype).requires_grad_(name[0] in "ps")
-
-    size0, size1, points0, points1, inner = (n + shift for n in (5, 6, 3, 4, 2))
-    start0, start1 = (
-        torch.randint(0, size - 2, (m,), generator=rng) for size, m in ((size0, points0), (size1, points1))
-    )
-    values, grad, rows = factor(size0, size1, inner), factor(points0, points1, inner), factor(size0, points1, inner)
-    weight0, weight1 = factor(points0, 3, dtype=wide), factor(points1, 3, dtype=wide)
-    x = [factor(points0, 7) for _ in range(3)]
-    per_sample = torch.rand(points0, generator=rng).to(wide)
-    given: dict[str, tuple[Any, ...]] = {
-        "linf_step.default": (*x, 0.3, 0.1, 0.0, 1.0),
-        "linf_step.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
-        "linf_step_.default": (*x, 0.3, 0.1, 0.0, 1.0),
-        "linf_step_.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
-        "project_linf.default": (x[0], per_sample.clone().requires_grad_(), x[1], 0.0, 1.0),
-        "sample_1d.default": (values, start1, weight1),
-        "sample_1d_adjoint.default": (rows, start1, weight1, size1),
-        "sample_1d_weight_grad.default": (rows, values, start1, 3),
-        "sample_2d.default": (values, start0, weight0, start1, weight1),
-        "sample_2d_adjoint.default": (grad, start0, weight0, start1, weight1, size0, size1),
-        "sample_2d_weight0_grad.default": (grad, values, start0, start1, weight1, 3),
-        "sample_2d_weight1_grad.default": (grad, values, start0, weight0, start1, 3),
-    }
-    return given[name]
 
 
 def test_every_op_is_named_here() -> None:
@@ -85,23 +38,38 @@ def test_every_op_is_named_here() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_opcheck(name: str, rng: torch.Generator) -> None:
+def test_opcheck(name: str, device: str, rng: torch.Generator) -> None:
     for dtype in (torch.float64, torch.bfloat16):
-        torch.library.opcheck(overload(name), arguments(name, dtype, 0, rng))
+        torch.library.opcheck(overload(name), arguments(name, dtype, rng, device))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_has_a_native_kernel_and_a_fallback(name: str) -> None:
-    full = f"integralrob::{name.removesuffix('.default')}"
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(full, "CPU")
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(full, "CompositeExplicitAutograd")
-    assert _library.native_problems() == {}
+def test_kernels_write_to_what_the_schema_says(backend: Backend, name: str, rng: torch.Generator) -> None:
+    kernel = overload(name) if backend.kernel is None else backend.kernel(overload(name))
+    given = [x.detach() if isinstance(x, Tensor) else x for x in arguments(name, torch.float32, rng, backend.device)]
+    before = [x.clone() if isinstance(x, Tensor) else x for x in given]
+    kernel(*given)
+    written = [i for i, x in enumerate(given) if isinstance(x, Tensor) and not torch.equal(x, before[i])]
+    assert written == ([0] if "_." in name else [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_native_kernels_and_a_fallback(name: str) -> None:
+    full = name.removesuffix(".default")
+    load_emulated_kernels()
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"integralrob::{full}", "CPU")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"integralrob::{full}", "CompositeExplicitAutograd")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"integralrob_simt::{full}", "CPU")
+    if "cuda" in DEVICES:
+        need_cuda()
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"integralrob::{full}", "CUDA")
+    assert not set(DEVICES) & _library.native_problems().keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_meta_tensors_give_shapes_and_dtypes(name: str, rng: torch.Generator) -> None:
     for dtype in (torch.float16, torch.float32, torch.float64):
-        given = arguments(name, dtype, 0, rng)
+        given = arguments(name, dtype, rng)
         expected = overload(name)(*(x.detach().clone() if isinstance(x, Tensor) else x for x in given))
         actual = overload(name)(*(x.detach().to("meta") if isinstance(x, Tensor) else x for x in given))
         if expected is None:
@@ -372,11 +340,65 @@ def test_problems_are_told_for_each_device(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert load() == {
         "cpu": "libintegralrob_cpu.so is not built (build it with: pip install --no-build-isolation .)",
-        "cuda": "this version has no CUDA kernels",
+        "cuda": "libintegralrob_cuda.so is not built (build it where nvcc is on the PATH, with: "
+        "CMAKE_ARGS=-DINTEGRALROB_CUDA=on pip install --no-build-isolation .)",
     }
-    (tmp_path / "libintegralrob_cpu.so").write_text("not a library")
-    assert load()["cpu"].startswith("libintegralrob_cpu.so could not be loaded: ")
+    for device in ("cpu", "cuda"):
+        (tmp_path / f"libintegralrob_{device}.so").write_text("not a library")
+        assert load()[device].startswith(f"libintegralrob_{device}.so could not be loaded: ")
+    monkeypatch.setattr(torch.version, "cuda", None)  # on the CPU, or a GPU of another make
+    assert load().keys() == {"cpu"}
+
+
+def test_a_device_without_its_library_is_named_in_the_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_library, "native_problems", lambda: {"cuda": "libintegralrob_cuda.so is not built (…)"})
+    for device, reason in (
+        ("cuda", r"libintegralrob_cuda\.so is not built"),
+        ("mps", "this version has no kernels for the device type 'mps'"),
+    ):
+        with pytest.warns(RuntimeWarning, match=f"slow pure-torch reference: {reason}"):
+            _library._warn_once.__wrapped__(device)
 
 
 def test_the_library_tells_its_instruction_set() -> None:
     assert ir.build_info()["instruction_set"] in ("baseline", "avx2", "avx512")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "capability", "runs"),
+    [
+        ("sm_90", (9, 0), True),
+        ("sm_90", (10, 0), False),
+        ("sm_90", (8, 9), False),
+        ("compute_90", (8, 9), False),
+        ("compute_90", (12, 0), True),
+        ("sm_80", (8, 6), True),
+        ("sm_86", (8, 0), False),
+        ("sm_90a", (9, 0), True),
+        ("sm_90a", (10, 0), False),
+        ("sm_120", (12, 0), True),
+        ("native", (9, 0), False),
+    ],
+)
+def test_which_gpus_run_the_code(architecture: str, capability: tuple[int, int], runs: bool) -> None:
+    assert runs_on(architecture, capability) is runs
+
+
+def test_build_info_names_the_gpus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With stand-ins for a CUDA library and two GPUs."""
+    module = importlib.import_module("integralrob.build_info")
+    assert (ir.build_info()["cuda_architectures"] != []) == ("cuda" in ir.build_info()["libraries"])
+    monkeypatch.setattr(module, "native_devices", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr(module, "native_problems", dict)
+    monkeypatch.setattr(module, "_ask", lambda path, name: {"integralrob_isa": "avx2"}.get(name, "sm_80 sm_90"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((8, 9), (7, 5))[index])
+    info = ir.build_info()
+    assert info["cuda_architectures"] == ["sm_80", "sm_90"]
+    assert info["cuda_devices"] == [
+        "GPU 0 (compute capability 8.9: the CUDA kernels run)",
+        "GPU 1 (compute capability 7.5: the CUDA kernels are not compiled for it)",
+    ]
+    assert main(["info"]) == 0
+    assert "GPU 1 (compute capability 7.5" in capsys.readouterr().out

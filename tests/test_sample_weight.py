@@ -20,7 +20,8 @@ from integralrob.partition import UniformPartition
 
 
 def grid_sample(values: Tensor, points0: Tensor, points1: Tensor, padding: str) -> Tensor:
-    """Listing 1 of the supplement: ``[S0, S1, R] -> [M0, M1, R]``."""
+    """Listing 1 of the supplement, on the CPU: ``[S0, S1, R] -> [M0, M1, R]``."""
+    values, points0, points1 = values.cpu(), points0.cpu(), points1.cpu()
     grid = torch.stack(torch.meshgrid(points1, points0, indexing="xy"), dim=-1).to(values.dtype)
     image = values.movedim(2, 0)[None]
     return F.grid_sample(image, grid[None], mode="bicubic", padding_mode=padding, align_corners=True)[0].movedim(0, 2)
@@ -48,8 +49,8 @@ def test_equals_grid_sample(
         expected = grid_sample(values.double(), *(p.double() for p in axes), padding)
         actual = ir.ops.sample_weight(values, tuple(axes), padding=padding)
         assert actual.dtype == dtype
-        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)
-        torch.testing.assert_close(actual, grid_sample(values, *axes, padding), rtol=0, atol=tolerance)
+        torch.testing.assert_close(actual.cpu().double(), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(actual.cpu(), grid_sample(values, *axes, padding), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -74,9 +75,10 @@ def test_antialiased_equals_interpolate(
         for count, size in zip(points, sizes, strict=True)
     )
     actual = ir.ops.sample_weight(values, axes, a=-0.5, antialias=True)
-    image = values.movedim(2, 0)[None].double()
+    image = values.cpu().movedim(2, 0)[None].double()
     expected = F.interpolate(image, size=points, mode="bicubic", antialias=True, align_corners=False)[0].movedim(0, 2)
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(actual.cpu().double(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)

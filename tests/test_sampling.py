@@ -396,21 +396,33 @@ def test_adjoints_check_the_number_of_samples(backend: Backend, shape: tuple[int
 
 
 @pytest.mark.parametrize("first", [-1, 4, 2**62, -(2**63)])
-def test_start_out_of_range_is_an_error_not_a_stray_read(backend: Backend, first: int) -> None:
-    if backend.device != "cpu":
-        pytest.skip("starts are not looked at on a GPU: that would wait for it")
-    start = torch.tensor([0, first])
-    calls = [
-        lambda: ir.ops.sample_1d(V, start, WEIGHT),
-        lambda: ir.ops.sample_1d_adjoint(V[:, :2], start, WEIGHT, 5),
-        lambda: ir.ops.sample_2d(V, START, WEIGHT, start, WEIGHT),
-        lambda: ir.ops.sample_2d(V[:, :4], start, WEIGHT, START, WEIGHT),
-        lambda: ir.ops.sample_2d_adjoint(V[:2, :2], START, WEIGHT, start, WEIGHT, 4, 5),
-        lambda: ir.ops.sample_2d_adjoint(V[:2, :2], start, WEIGHT, START, WEIGHT, 5, 5),
-        lambda: OPS.sample_1d_weight_grad(V[:, :2], V, start, 2),
-        lambda: OPS.sample_2d_weight0_grad(V[:2, :2], V, start, START, WEIGHT, 2),
-        lambda: OPS.sample_2d_weight1_grad(V[:2, :2], V, START, WEIGHT, start, 2),
+def test_start_out_of_range_is_an_error_or_nan_but_no_stray_read(backend: Backend, first: int) -> None:
+    """Of the second point, whose samples are NaN where the starts are not looked at: that would wait for the GPU."""
+    v, start, weight = (x.to(backend.device) for x in (V + 1, START, WEIGHT))
+    bad = torch.tensor([0, first], device=backend.device)
+    g, second, all_of_it = v[:2, :2], slice(1, None), slice(None)
+    taps = slice(2)  # an adjoint takes the start for 0
+    # Each call, the dim along which some of its results are NaN, and where along it.
+    calls: list[tuple[Callable[[], Tensor], int, slice]] = [
+        (lambda: ir.ops.sample_1d(v, bad, weight), 1, second),
+        (lambda: ir.ops.sample_1d_adjoint(v[:, :2], bad, weight, 5), 1, taps),
+        (lambda: ir.ops.sample_2d(v, start, weight, bad, weight), 1, second),
+        (lambda: ir.ops.sample_2d(v[:, :4], bad, weight, start, weight), 0, second),
+        (lambda: ir.ops.sample_2d_adjoint(g, start, weight, bad, weight, 3, 5), 1, taps),
+        (lambda: ir.ops.sample_2d_adjoint(g, bad, weight, start, weight, 5, 3), 0, taps),
+        (lambda: OPS.sample_1d_weight_grad(v[:, :2], v, bad, 2), 0, second),
+        (lambda: OPS.sample_2d_weight0_grad(g, v, bad, start, weight, 2), 0, second),
+        (lambda: OPS.sample_2d_weight0_grad(g, v, start, bad, weight, 2), 0, all_of_it),
+        (lambda: OPS.sample_2d_weight1_grad(g, v, start, weight, bad, 2), 0, second),
+        (lambda: OPS.sample_2d_weight1_grad(g, v, bad, weight, start, 2), 0, all_of_it),
     ]
-    for call in calls:
-        with pytest.raises((RuntimeError, IndexError), match=r"start|out of (range|.*bounds)"):
-            call()
+    for call, dim, where in calls:
+        if backend.looks_at_starts:
+            with pytest.raises((RuntimeError, IndexError), match=r"start|out of (range|.*bounds)"):
+                call()
+            continue
+        out = call()
+        expected = torch.zeros_like(out, dtype=torch.bool).movedim(dim, 0)
+        expected[where] = True
+        assert torch.equal(out.isnan(), expected.movedim(0, dim))
+        assert not out.isinf().any()

@@ -40,9 +40,24 @@ inline Tensor as_contiguous(const Tensor& tensor) {
     return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// An uninitialised tensor like `like`, of another shape. The allocator hands large blocks back to the system,
-// so a large result is fresh memory each time, and its page faults would cost more than the kernel: ask for
-// huge pages (a hint, where Linux has them).
+// Kernels read both by address, so this is never taken on trust.
+inline bool same_device(const Tensor& x, const Tensor& y) {
+    return x.is_cuda() == y.is_cuda() && x.get_device_index() == y.get_device_index();
+}
+
+// The allocator hands large blocks back to the system, so a large result is fresh memory each time, and its
+// page faults would cost more than the kernel: ask for huge pages (a hint, where Linux has them).
+inline void prefer_huge_pages(const Tensor& tensor) {
+#if defined(__linux__)
+    constexpr uintptr_t kHugePage = 2 << 20;
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
+    const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+    const uintptr_t last = (begin + tensor.numel() * tensor.element_size()) / kHugePage * kHugePage;
+    if (last >= first + 4 * kHugePage) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+// An uninitialised tensor like `like`, of another shape.
 inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
     Tensor result = [&] {
         try {
@@ -54,13 +69,7 @@ inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArr
             throw std::runtime_error(message.str() + "]");
         }
     }();
-#if defined(__linux__)
-    constexpr uintptr_t kHugePage = 2 << 20;
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(result.data_ptr());
-    const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-    const uintptr_t last = (begin + result.numel() * result.element_size()) / kHugePage * kHugePage;
-    if (last >= first + 4 * kHugePage) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
+    if (result.is_cpu()) prefer_huge_pages(result);
     return result;
 }
 

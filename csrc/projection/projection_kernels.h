@@ -1,23 +1,14 @@
 // CPU kernels of projections and steps: raw pointers and sizes, no torch. All tensors are contiguous, [rows,
-// length].
-//
-// Each function works on the elements [begin, end) of the flattened tensor. PerRow gives a value for each
-// row: one number for all rows (stride 0) or an array.
+// length]. Each function works on the elements [begin, end) of the flattened tensor.
 #pragma once
 
 #include <cstdint>
 
 #include "common/half.h"
 #include "common/isa.h"
+#include "projection/per_row.h"
 
 namespace integralrob {
-
-template <typename A>
-struct PerRow {
-    const A* value;
-    int64_t stride;  // 0 or 1
-    A operator[](int64_t row) const { return value[row * stride]; }
-};
 
 #define INTEGRALROB_DECLARE_PROJECTION(ISA)                                                              \
     namespace ISA {                                                                                      \

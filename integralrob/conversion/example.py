@@ -34,7 +34,7 @@ def call(model: nn.Module, example_inputs: Any, change: Callable[[Tensor], Tenso
 @torch.no_grad()
 def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
     """The floating-point outputs of the model."""
-    with random_state_kept(model):
+    with random_state_kept(model), _without_tf32():
         return [tensor for tensor in tensors_in(call(model, example_inputs)) if tensor.is_floating_point()]
 
 
@@ -51,6 +51,7 @@ def outputs_by_module(model: nn.Module, example_inputs: Any) -> dict[str, Tensor
 
             stack.callback(module.register_forward_hook(record).remove)
         stack.enter_context(random_state_kept(model))
+        stack.enter_context(_without_tf32())
         call(model, example_inputs)
     return outputs
 
@@ -61,3 +62,15 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Convolutions of float32 in float32: TF32, their default on a GPU, blurs outputs that are to be compared."""
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolution.fp32_precision
+    convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision = before

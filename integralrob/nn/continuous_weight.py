@@ -86,7 +86,8 @@ class ContinuousWeight(nn.Module):
     Raises:
         TypeError, ValueError: an argument is not as above; a dim of less than 2 control values.
 
-    Complexity: see `integralrob.ops.sample_with_bands`; the bands are kept while no partition is trainable.
+    Complexity: see `integralrob.ops.sample_with_bands`; the bands are kept while no partition is trainable. The first
+    forward pass at a size brings them to the GPU and waits for that: run it before a CUDA graph is captured.
 
     Source: "Integral Neural Networks" (CVPR 2023), supplement, listings 1 and 2.
 

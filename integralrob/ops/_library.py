@@ -80,19 +80,38 @@ def refuse_forward_mode(name: str, *tensors: Tensor) -> None:
         )
 
 
+# Device type -> how its library is built.
+_BUILD = {
+    "cpu": "build it with: pip install --no-build-isolation .",
+    "cuda": "build it where nvcc is on the PATH, with: "
+    "CMAKE_ARGS=-DINTEGRALROB_CUDA=on pip install --no-build-isolation .",
+}
+
+
+def native_path(device: str) -> Path:
+    """Where the native library for a device type lies, if it is built."""
+    return NATIVE_DIRECTORY / f"libintegralrob_{device}.so"
+
+
+def native_devices() -> tuple[str, ...]:
+    """The device types for which this torch can load a native library, whether or not there is such a device."""
+    return ("cpu", "cuda") if torch.version.cuda else ("cpu",)
+
+
 @functools.cache
 def native_problems() -> dict[str, str]:
-    """Load the native library, once, and say for each device type that has no native kernels why not.
+    """Load the native libraries, once, and say for each device type that should have native kernels why it has none.
 
     A library that is missing or cannot be loaded is never an error: the references take over.
     """
-    problems = {"cuda": "this version has no CUDA kernels"} if torch.version.cuda else {}
-    path = NATIVE_DIRECTORY / "libintegralrob_cpu.so"
-    if not path.exists():
-        problems["cpu"] = f"{path.name} is not built (build it with: pip install --no-build-isolation .)"
-    else:
+    problems = {}
+    for device in native_devices():
+        path = native_path(device)
+        if not path.exists():
+            problems[device] = f"{path.name} is not built ({_BUILD[device]})"
+            continue
         try:
             torch.ops.load_library(path)
         except OSError as error:
-            problems["cpu"] = f"{path.name} could not be loaded: {error}"
+            problems[device] = f"{path.name} could not be loaded: {error}"
     return problems

@@ -46,7 +46,9 @@ def cubic_band(
     and converges with order 3.
 
     Args:
-        points: ``[M]``, any order, inside [-1, 1] or not, finite, of at most 10⁶ in magnitude.
+        points: ``[M]``, any order, inside [-1, 1] or not, finite, of at most 10⁶ in magnitude. On a GPU they are looked
+            at only where the band is cached: a training step does not wait for the GPU, and a NaN there makes NaN
+            weights. No start is ever out of range.
         size: number of control values, at least 2.
         scale: ``[M]`` factors (quadrature weights), or None.
         a: the kernel's parameter, finite.
@@ -58,8 +60,9 @@ def cubic_band(
 
     Returns:
         ``start`` int64 ``[M]`` and ``weight`` float64 ``[M, T]`` (float32 on devices without float64), with
-        ``start + T <= size``. ``T = min(4, size)``, or with `antialias` ``min(size, ⌈4 · largest spacing⌉)``; where
-        the points cannot be looked at (`torch.compile`, meta tensors) the antialiased band is dense (``T = size``).
+        ``start + T <= size``. ``T = min(4, size)``, or with `antialias` ``min(size, ⌈4 · largest spacing⌉)``, which is
+        a number that each new band waits for on a GPU; where the points cannot be looked at (`torch.compile`, meta
+        tensors) the antialiased band is dense (``T = size``).
         Differentiable in `points` and `scale`, any number of times. If neither needs a gradient the work is cached, by
         the identity and version of the tensors. What torch does not count as a new version is not noticed: do not write
         to the points through ``.data``, nor, where they share memory with a NumPy array, from there.
@@ -102,16 +105,18 @@ def cubic_band_as(
     antialias = check_bool("antialias", antialias)
 
     def build() -> Band:
-        _check_values(names[0], points)
         start, weight = _build(points, size, scale, a, padding, antialias)
         return start, weight if dtype is None else weight.to(dtype)
 
     tensors = (points,) if scale is None else (points, scale)
     if not _cacheable(tensors):
+        if points.device.type == "cpu":
+            _check_values(names[0], points)
         return build()
     key = (dtype, tuple((id(t), t._version) for t in tensors), size, a, padding, antialias)
     band = _cache.get(key, tensors)
     if band is None:
+        _check_values(names[0], points)
         with torch.inference_mode(False), torch.no_grad():
             band = build()
         _cache.put(key, tensors, band)
@@ -144,14 +149,14 @@ def _check_values(name: str, points: Tensor) -> None:
 
 
 def keys_kernel(u: Tensor, a: float) -> Tensor:
-    """Keys' cubic convolution kernel ``k(u)``; zero for ``|u| >= 2``.
+    """Keys' cubic convolution kernel ``k(u)``; zero for ``|u| >= 2``, NaN for NaN.
 
     Written in ``u²`` and ``|u|·u²`` so that autograd's second derivative is right at ``u = 0`` too.
     """
     square, distance = u * u, u.abs()
     inner = (a + 2) * distance * square - (a + 3) * square + 1
     outer = a * (distance * square - 5 * square + 8 * distance - 4)
-    return torch.where(distance <= 1, inner, torch.where(distance < 2, outer, torch.zeros_like(u)))
+    return torch.where(distance <= 1, inner, torch.where(distance >= 2, torch.zeros_like(u), outer))
 
 
 def _build(points: Tensor, size: int, scale: Tensor | None, a: float, padding: str, antialias: bool) -> Band:
@@ -179,23 +184,31 @@ def _interpolating(position: Tensor, size: int, a: float, padding: str) -> Band:
         node = node.remainder(2 * (size - 1))
         node = torch.minimum(node, 2 * (size - 1) - node)
     elif padding == "zeros":
-        inside = (node >= 0) & (node <= size - 1)
+        inside = ~((node < 0) | (node > size - 1))
         weight = torch.where(inside, weight, torch.zeros_like(weight))
-    node = node.clamp(0, size - 1).long()
+    node = _as_node(node, size - 1)
     start = node.amin(1).clamp(max=size - taps)
-    slot = torch.where(inside, node - start[:, None], 0)
-    folded = weight.new_zeros(position.shape[0], taps).scatter_add(1, slot, weight)
-    return start, folded
+    slot = (node - start[:, None]).masked_fill(~inside, 0)
+    # A sum over the taps, not a scatter_add, which adds in any order on a GPU.
+    lands = slot[:, :, None] == torch.arange(taps, device=position.device)
+    return start, (lands * weight[:, :, None]).sum(1)
+
+
+def _as_node(position: Tensor, last: int) -> Tensor:
+    """The whole number as an index from 0 to `last`, also where it is NaN or infinite."""
+    return position.nan_to_num().clamp(0, last).long()
 
 
 def _antialiased(position: Tensor, size: int, a: float) -> Band:
     """The kernel widened by the local spacing, over the nodes inside the axis, normalised to sum 1."""
     spacing = _local_spacing(position, size)
-    width = torch.where(spacing > 1 + 1e-9, spacing, torch.ones_like(spacing))
+    width = torch.where(spacing <= 1 + 1e-9, torch.ones_like(spacing), spacing)
     position = position.clamp(-0.5, size - 0.5)
-    taps = min(size, math.ceil(4 * float(width.detach().max()) - 1e-9)) if has_values(width) else size
-    first = (position.detach() - 2 * width.detach()).floor().long() + 1
-    start = first.clamp(0, size - taps)
+    taps = size
+    if has_values(width):
+        widest = float(width.detach().nan_to_num(1).clamp(max=size).max())
+        taps = min(size, math.ceil(4 * widest - 1e-9))
+    start = _as_node((position.detach() - 2 * width.detach()).floor() + 1, size - taps)
     node = start[:, None] + torch.arange(taps, device=position.device)
     weight = keys_kernel((position[:, None] - node) / width[:, None], a)
     return start, weight / weight.sum(1, keepdim=True)

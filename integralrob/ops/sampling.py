@@ -168,7 +168,8 @@ def sample_1d(values: Tensor, start: Tensor, weight: Tensor) -> Tensor:
         threads. (The reference's is, on a GPU, under `torch.use_deterministic_algorithms`.)
 
     Raises:
-        TypeError, ValueError: an argument is not as above. RuntimeError: a start is out of range (CPU).
+        TypeError, ValueError: an argument is not as above. RuntimeError: a start is out of range (CPU; on a GPU the
+            results of that point are NaN, and of an adjoint those on the first nodes).
 
     Complexity: ``O(L · M · T · R)`` multiply-adds, each control value read about once.
 
@@ -214,7 +215,8 @@ def sample_2d(values: Tensor, start0: Tensor, weight0: Tensor, start1: Tensor, w
         reverse mode; not under `torch.func` transforms. The backward pass is as deterministic as that of `sample_1d`.
 
     Raises:
-        TypeError, ValueError: an argument is not as above. RuntimeError: a start is out of range (CPU).
+        TypeError, ValueError: an argument is not as above. RuntimeError: a start is out of range (CPU; on a GPU the
+            results of that point are NaN, and of an adjoint those on the first nodes).
 
     Complexity: separable, ``O(M0 · (T0 · S1 + T1 · M1) · R)`` multiply-adds.
 

@@ -1,0 +1,90 @@
+// The one way to launch a kernel. Kernels loop over their tiles with a stride of the grid, so that any number
+// of blocks is right.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace integralrob::cuda {
+
+struct Launch {
+    int64_t blocks;  // a multiple of `cluster`; more than a grid can have are cut down to that
+    int threads;
+    size_t shared_bytes = 0;  // dynamic shared memory
+    int cluster = 1;          // blocks that share their shared memory
+    const char* purpose = "a kernel";
+};
+
+template <typename Integer>
+__host__ __device__ constexpr Integer ceil_div(Integer x, Integer y) {
+    return (x + y - 1) / y;
+}
+
+// The block's dynamic shared memory, 16-byte aligned.
+template <typename T>
+__device__ __forceinline__ T* dynamic_shared() {
+#ifdef __CUDACC__
+    extern __shared__ __align__(16) unsigned char shared_memory[];
+    return reinterpret_cast<T*>(shared_memory);
+#else
+    return reinterpret_cast<T*>(simt::dynamic_shared_memory());
+#endif
+}
+
+inline void check_launch(cudaError_t code, const Launch& shape) {
+    if (code == cudaSuccess) return;
+    cudaGetLastError();  // it is reported here, so the next check of another launch must not find it again
+    std::ostringstream message;
+    message << "CUDA: could not launch " << shape.purpose << " (" << shape.blocks << " blocks of "
+            << shape.threads << " threads, clusters of " << shape.cluster << ", " << shape.shared_bytes
+            << " bytes of shared memory): " << cudaGetErrorString(code);
+    throw std::runtime_error(message.str());
+}
+
+// Of the current device.
+inline int64_t multiprocessors() {
+    int device = 0, count = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+        throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(cudaGetLastError()));
+    }
+    return count;
+}
+
+// Enqueues kernel(arguments...); throws std::runtime_error if that fails. No work for no blocks.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), const Launch& shape, cudaStream_t stream,
+            Arguments&&... arguments) {
+    if (shape.blocks == 0) return;
+    constexpr size_t kSharedOfAnyKernel = 48 << 10;
+    constexpr int kClusterOfAnyKernel = 8;
+    constexpr int64_t kLargestGrid = INT32_MAX;
+    if (shape.shared_bytes > kSharedOfAnyKernel) {
+        check_launch(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(shape.shared_bytes)),
+                     shape);
+    }
+    if (shape.cluster > kClusterOfAnyKernel) {
+        check_launch(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), shape);
+    }
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+    cudaLaunchConfig_t config = {};
+    config.gridDim =
+        dim3(static_cast<unsigned>(std::min(shape.blocks, kLargestGrid / shape.cluster * shape.cluster)));
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = shape.cluster > 1 ? 1 : 0;
+    check_launch(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), shape);
+}
+
+}  // namespace integralrob::cuda

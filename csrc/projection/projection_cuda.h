@@ -1,0 +1,25 @@
+// CUDA kernels of projections and steps: raw pointers and sizes, no torch. All tensors are contiguous, [rows,
+// length], in memory of the current device, as are the values of parameters. Work is enqueued on the stream.
+#pragma once
+
+#include <cstdint>
+
+#include "common/half.h"
+#include "projection/per_row.h"
+
+typedef struct CUstream_st* cudaStream_t;
+
+namespace integralrob::cuda {
+
+// center may be null: then there is no box
+template <typename T>
+void project_linf(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, arithmetic_t<T> lo,
+                  arithmetic_t<T> hi, int64_t rows, int64_t length, T* out, cudaStream_t stream);
+
+// out may be x_adv
+template <typename T>
+void linf_step(const T* x_adv, const T* grad, const T* x, PerRow<arithmetic_t<T>> eps,
+               PerRow<arithmetic_t<T>> step, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
+               int64_t length, T* out, cudaStream_t stream);
+
+}  // namespace integralrob::cuda

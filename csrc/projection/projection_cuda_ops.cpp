@@ -1,0 +1,29 @@
+// integralrob::project_linf and linf_step for CUDA tensors.
+#include "common/cuda_glue.h"
+#include "projection/projection_cuda.h"
+#include "projection/projection_glue.h"
+
+namespace integralrob {
+namespace {
+
+struct CudaKernels {
+    cuda::OnDevice device;
+
+    explicit CudaKernels(const Tensor& batch) : device(batch) {}
+
+    template <typename T, typename... Arguments>
+    void project_linf(const Arguments&... arguments) const {
+        cuda::project_linf<T>(arguments..., device.stream());
+    }
+    template <typename T, typename... Arguments>
+    void linf_step(const Arguments&... arguments) const {
+        cuda::linf_step<T>(arguments..., device.stream());
+    }
+};
+
+STABLE_TORCH_LIBRARY_IMPL(INTEGRALROB_CUDA_NAMESPACE, INTEGRALROB_CUDA_KEY, m) {
+    LinfOps<CudaKernels>::implement(m);
+}
+
+}  // namespace
+}  // namespace integralrob
