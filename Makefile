@@ -17,7 +17,7 @@ demo: $(NATIVE)
 	$(BIN)/python -m integralrob demo
 
 test: check $(NATIVE)
-	ctest --test-dir build/native --output-on-failure --no-tests=error
+	ctest --test-dir build/native --output-on-failure --no-tests=error --parallel 2
 	test ! -e build/native/libintegralrob_cuda.so || $(BIN)/python tools/cuda_resources.py check build/native
 	$(BIN)/python -m pytest
 

@@ -132,7 +132,7 @@ class Tile {
         }
         block_range(low, high);
         first_column = high < 0 ? 0 : low * p.inner;
-        if (p.vectors) first_column -= first_column % kLanes<T>;
+        first_column -= first_column % kLanes<T>;
         const int64_t columns = high < 0 ? 0 : (high + 1) * p.inner - first_column;
         width = static_cast<int>(at_most(kSpan, columns));
         if constexpr (kTaps == 0) {

@@ -65,8 +65,8 @@ void weight0_grad_2d(const T* grad, const T* values, const Axis<arithmetic_t<T>>
 
 // out[i, t] = Σ_{s, r} (grad through axis 0 transposed)[s, i, r] · values[s, start1[i] + t, r]
 //
-// transposed0: outputs nodes0; null where axis 0 is not sampled (then it has `rows` rows), as in one
-// dimension.
+// transposed0: outputs nodes0; the identity where axis 0 is not sampled, as in one dimension. axis1: the band
+// without weights.
 template <typename T>
 void weight1_grad(const T* grad, const T* values, const Axis<arithmetic_t<T>>& transposed0,
                   const Axis<arithmetic_t<T>>& axis1, int64_t inner, Parts parts, arithmetic_t<T>* partial,
