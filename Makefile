@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # Names the torch that .venv holds, so that another TORCH installs again.
 DEPENDENCIES := $(VENV)/.dependencies-$(subst /,_,$(subst $(eval) ,_,$(TORCH)))
 NATIVE := build/native.stamp
+NATIVE_TESTS := build/native-tests.stamp
 SOURCES := CMakeLists.txt setup.py tools/cuda_resources.py $(shell find cmake csrc tests/cpp tests/simt -type f)
 CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
@@ -16,12 +17,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 demo: $(NATIVE)
 	$(BIN)/python -m integralrob demo
 
-test: check $(NATIVE)
+test: check $(NATIVE_TESTS)
 	ctest --test-dir build/native --output-on-failure --no-tests=error --parallel 2
 	test ! -e build/native/libintegralrob_cuda.so || $(BIN)/python tools/cuda_resources.py check build/native
 	$(BIN)/python -m pytest
 
-check: $(NATIVE)
+check: $(DEPENDENCIES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
@@ -40,12 +41,20 @@ $(DEPENDENCIES): pyproject.toml
 	rm -f $(VENV)/.dependencies-*
 	touch $@
 
-# The C++ tests are built along with the libraries: they share their kernels. CUDA, where there is an nvcc, for one GPU:
-# the emulator, not a GPU, runs its kernels here.
+build_native = mkdir -p build && CMAKE_ARGS="$(1) $(CMAKE_ARGS)" $(BIN)/python setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
+
+# The libraries alone: CUDA's only where torch could load it.
 $(NATIVE): $(DEPENDENCIES) $(SOURCES)
-	mkdir -p build
-	CMAKE_ARGS="-DINTEGRALROB_TESTS=ON -DINTEGRALROB_WERROR=ON -DCMAKE_CUDA_ARCHITECTURES=90 $(CMAKE_ARGS)" $(BIN)/python setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	$(call build_native)
+	rm -f $(NATIVE_TESTS)
 	touch $@
+
+# With the C++ tests, which share the libraries' kernels, and CUDA wherever there is an nvcc, for one GPU: the emulator,
+# not a GPU, runs its kernels here.
+CUDA := -DINTEGRALROB_CUDA=$(if $(shell command -v nvcc),on,off) -DCMAKE_CUDA_ARCHITECTURES=90
+$(NATIVE_TESTS): $(DEPENDENCIES) $(SOURCES)
+	$(call build_native,-DINTEGRALROB_TESTS=ON -DINTEGRALROB_WERROR=ON $(CUDA))
+	touch $(NATIVE) $@
 
 clean:
 	rm -rf build $(VENV) *.egg-info integralrob/_native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

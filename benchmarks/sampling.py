@@ -1,6 +1,7 @@
 """Sampling a weight: `ir.ops.sample_weight` against grid_sample and interpolate, permute and multiply included.
 
-On a GPU also the ops alone, `sample_2d` and its adjoint, in several types, against grid_sample and its backward.
+On a GPU also the ops alone, in several types: `sample_2d` and its adjoint against grid_sample and its backward,
+`sample_1d` of whole rows against interpolate.
 
 Peers keep their control values as images ``[1, kh * kw, out, in]``, which both torch functions ask for.
 """
@@ -71,6 +72,8 @@ def cases(quick: bool, device_type: str) -> list[Case]:
                     _op_case(sizes, dtype, of_copy.get("forward")),
                     _op_case(sizes, dtype, of_copy.get("adjoint"), adjoint=True),
                 ]
+        for sizes in (usual, large):
+            listed += [_rows_case(sizes, dtype) for dtype in (torch.float32, torch.bfloat16)]
     return listed
 
 
@@ -265,3 +268,26 @@ def _op_case(sizes: Sizes, dtype: torch.dtype, target: float | None, adjoint: bo
 
     name = "sample_2d_adjoint" if adjoint else "sample_2d"
     return Case(f"{name} {sizes}, {str(dtype).removeprefix('torch.')}", prepare)
+
+
+def _rows_case(sizes: Sizes, dtype: torch.dtype) -> Case:
+    """`sample_1d` alone: the output channels of a weight, so that samples are sums of whole rows."""
+    inner = sizes.nodes * torch.Size(sizes.kernel).numel()
+
+    def prepare(device: torch.device) -> Work:
+        start, weight = ir.ops.cubic_band(UniformPartition(sizes.points)(device), sizes.nodes)
+        band = (start, weight.float())
+        values = _uniform((1, sizes.nodes, inner), device, seed=0).to(dtype)
+
+        def theirs() -> Tensor:
+            shape = (sizes.points, inner)
+            return F.interpolate(values[None].float(), shape, mode="bicubic", align_corners=True)[0].to(dtype)
+
+        return Work(
+            moved_bytes=(sizes.nodes + sizes.points) * inner * dtype.itemsize,
+            tolerance=_position_tolerance(sizes) + torch.finfo(dtype).eps,
+            ours=lambda: ir.ops.sample_1d(values, *band),
+            peers=[Peer("F.interpolate of one axis", theirs)],
+        )
+
+    return Case(f"sample_1d {sizes.nodes}x{inner} -> {sizes.points}, {str(dtype).removeprefix('torch.')}", prepare)

@@ -1,4 +1,8 @@
-"""What this installation consists of, and why something is missing."""
+"""What this installation consists of, and why something is missing.
+
+Native libraries lie in the package. The environment variable ``INTEGRALROB_NATIVE_DIRECTORY`` names a folder whose
+libraries are loaded in their place, e.g. to compare two builds; those that it does not hold come from the package.
+"""
 
 from __future__ import annotations
 

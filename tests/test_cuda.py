@@ -232,6 +232,24 @@ def test_two_streams_at_once(rng: torch.Generator) -> None:
             assert_equal(outcome, right[index % len(NAMES)])
 
 
+def test_a_band_that_another_stream_has_made(rng: torch.Generator) -> None:
+    """The cache gives it to every stream, as soon as it is there."""
+    values = random((40, 30, 3), torch.float32, rng, "cuda")
+    first, second = torch.cuda.Stream(), torch.cuda.Stream()
+    for _ in range(20):
+        points = (torch.rand(50, generator=rng) * 2 - 1).cuda()
+        expected = ir.ops.sample_weight(values, points.clone(), dims=0)
+        torch.cuda.synchronize()
+        results = []
+        for stream in (first, second):
+            with torch.cuda.stream(stream):
+                if stream is first:
+                    torch.cuda._sleep(SLEEP_CYCLES // 100)
+                results.append(ir.ops.sample_weight(values, points, dims=0))
+        torch.cuda.synchronize()
+        assert_equal(results, [expected, expected])
+
+
 # -------------------------------------------------------------------------------------------------------- other devices
 
 

@@ -44,6 +44,11 @@ inline void check_launch(cudaError_t code, const Launch& shape) {
     message << "CUDA: could not launch " << shape.purpose << " (" << shape.blocks << " blocks of "
             << shape.threads << " threads, clusters of " << shape.cluster << ", " << shape.shared_bytes
             << " bytes of shared memory): " << cudaGetErrorString(code);
+    if (code == cudaErrorNoKernelImageForDevice) {
+        message
+            << " (which GPUs the kernels are compiled for: python -m integralrob info; TORCH_CUDA_ARCH_LIST "
+               "chooses others)";
+    }
     throw std::runtime_error(message.str());
 }
 

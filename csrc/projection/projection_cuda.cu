@@ -1,13 +1,12 @@
 // l-infinity projection and step on CUDA: one pass over memory.
 #include "common/launch.cuh"
+#include "common/tuning.h"
 #include "common/vector.cuh"
 #include "projection/projection_cuda.h"
 #include "projection/projection_math.h"
 
 namespace integralrob::cuda {
 namespace {
-
-constexpr int kThreads = 256;
 
 // A formula gives an entry of the result from entries of the inputs and the parameters of their row.
 template <typename A>
@@ -96,21 +95,21 @@ __device__ __forceinline__ Vector<T, Lanes> apply(const Formula& formula, const 
 // A thread has `Vectors` vectors of each input in flight before it uses any. Results are stored through the
 // L2 cache: what is projected is what the model reads next.
 template <int Lanes, int Vectors, typename T, typename Formula>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMapThreads, kMapResident / kMapThreads)
     map_rows(Inputs<T, Formula> in, Formula formula, int64_t count, int64_t length, T* out) {
     const int64_t vectors = count / Lanes;
-    constexpr int kTile = kThreads * Vectors;
+    constexpr int kTile = kMapThreads * Vectors;
     for (int64_t tile = blockIdx.x; tile * kTile < vectors; tile += gridDim.x) {
         const int64_t first = tile * kTile + threadIdx.x;
         typename Inputs<T, Formula>::template Entries<Lanes> entries[Vectors];
 #pragma unroll
         for (int v = 0; v < Vectors; ++v) {
-            const int64_t vector = first + v * kThreads;
+            const int64_t vector = first + v * kMapThreads;
             if (vector < vectors) entries[v] = in.template load<Lanes>(vector * Lanes);
         }
 #pragma unroll
         for (int v = 0; v < Vectors; ++v) {
-            const int64_t k = (first + v * kThreads) * Lanes;
+            const int64_t k = (first + v * kMapThreads) * Lanes;
             if (k < vectors * Lanes) store(out + k, apply<Lanes, T>(formula, entries[v].of, k, length));
         }
     }
@@ -123,13 +122,11 @@ __global__ void __launch_bounds__(kThreads)
 template <int Lanes, typename T, typename Formula>
 void launch_map(const Inputs<T, Formula>& in, const Formula& formula, int64_t count, int64_t length, T* out,
                 cudaStream_t stream) {
-    // Vectors: at least 64 bytes in flight a thread, 64 KB a multiprocessor with a thousand threads. To hide
-    // a latency of 700 ns at 4.8 TB/s, each of an H200's 132 multiprocessors needs 25 KB.
-    constexpr int kVectors = ceil_div(4, Formula::kInputs);
-    const int64_t blocks = ceil_div<int64_t>(count, kThreads * kVectors * Lanes);
+    constexpr int kVectors = ceil_div(kMapVectors, Formula::kInputs);
+    const int64_t blocks = ceil_div<int64_t>(count, kMapThreads * kVectors * Lanes);
     launch(map_rows<Lanes, kVectors, T, Formula>,
-           {.blocks = blocks, .threads = kThreads, .purpose = Formula::kPurpose}, stream, in, formula, count,
-           length, out);
+           {.blocks = blocks, .threads = kMapThreads, .purpose = Formula::kPurpose}, stream, in, formula,
+           count, length, out);
 }
 
 // `uniform`: all rows have the same parameters, so that the tensor is as good as one row.

@@ -1,6 +1,7 @@
 // One sampled axis with a wide inner dimension: samples are weighted sums of rows.
 #pragma once
 
+#include "common/tuning.h"
 #include "sampling/columns.cuh"
 
 namespace integralrob::cuda {
@@ -47,9 +48,6 @@ class RowWindow {
     int64_t base_ = INT64_MIN / 2;
 };
 
-// Threads that a multiprocessor has room for: bounds the registers of each, the window's among them.
-constexpr int kResidentRowsThreads = 384;
-
 template <typename T>
 struct RowsProblem {
     const T* values;  // [outer, nodes, inner]
@@ -63,7 +61,7 @@ struct RowsProblem {
 // Thread (l, c, v): outputs [c · chunk, (c + 1) · chunk) of the columns from v · lanes, with a window over
 // the rows of values[l].
 template <typename T, int kThreads, int kRows>
-__global__ void __launch_bounds__(kThreads, kResidentRowsThreads / kThreads) sample_rows(RowsProblem<T> p) {
+__global__ void __launch_bounds__(kThreads, kRowsResident / kThreads) sample_rows(RowsProblem<T> p) {
     const int64_t threads = p.outer * p.chunks * p.pieces;
     for (int64_t thread = int64_t(blockIdx.x) * kThreads + threadIdx.x; thread < threads;
          thread += int64_t(gridDim.x) * kThreads) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/launch.cuh"
+#include "common/tuning.h"
 #include "sampling/columns.cuh"
 #include "sampling/tile_points.cuh"
 
@@ -11,11 +12,7 @@ namespace integralrob::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Threads that a multiprocessor has room for: bounds the registers of each, rows of the values among them.
-template <typename T>
-constexpr int kResidentTileThreads = sizeof(T) == 2 ? 384 : 512;
-
-constexpr int kMostTileRows = kWarp;
+static_assert(kTileRowsMost <= kWarp);  // a lane plans a row
 
 template <typename T>
 struct TilesProblem {
@@ -23,7 +20,7 @@ struct TilesProblem {
     T* out;           // [outputs0, outputs1, inner]
     Axis<arithmetic_t<T>> axis0, axis1;
     int64_t inner;
-    int64_t chunk;           // rows of the result in a tile, at most kMostTileRows
+    int64_t chunk;           // rows of the result in a tile, at most kTileRowsMost
     int64_t points, across;  // points of axis 1 in a tile; tiles beside each other
     bool vectors;            // rows of values are aligned for vectors
 };
@@ -42,6 +39,7 @@ class Tile {
     using A = arithmetic_t<T>;
     using TilePoints = Points<T, kThreads, kLanes<T>, kTaps>;
     static constexpr int kSpan = kThreads * kLanes<T>;  // columns of values in a line
+    static_assert(kThreads % kWarp == 0 && kSlots % 2 == 0);
     static constexpr int kRowTaps = kSlots / 2, kAhead = kSlots - kRowTaps;
 
   public:
@@ -49,8 +47,8 @@ class Tile {
         alignas(kVectorBytes) A line[2][kSpan];  // two, so that one barrier a row is enough
         // The rows of the result, if they can be made as the rows of values go by; `origin` is the first of
         // these.
-        alignas(kVectorBytes) A row_weight[kMostTileRows][kSlots == 0 ? 1 : kRowTaps];  // last tap first
-        int row_last[kMostTileRows];                                                    // row of the last tap
+        alignas(kVectorBytes) A row_weight[kTileRowsMost][kSlots == 0 ? 1 : kRowTaps];  // last tap first
+        int row_last[kTileRowsMost];                                                    // row of the last tap
         int64_t origin;
         int rows;
         bool in_order;
@@ -152,7 +150,6 @@ class Tile {
         for (int step = kWarp / 2; step > 0; step /= 2) {
             include(__shfl_xor_sync(kAllLanes, low, step), __shfl_xor_sync(kAllLanes, high, step));
         }
-        __syncthreads();  // the last range, and the last points, may still be read
         if (threadIdx.x % kWarp == 0) {
             shared.low[threadIdx.x / kWarp] = low;
             shared.high[threadIdx.x / kWarp] = high;
@@ -268,7 +265,7 @@ class Tile {
 };
 
 template <typename T, int kThreads, int kSlots, int kTaps>
-__global__ void __launch_bounds__(kThreads, kResidentTileThreads<T> / kThreads)
+__global__ void __launch_bounds__(kThreads, kTileResident<T> / kThreads)
     sample_tiles(__grid_constant__ const TilesProblem<T> p) {
     using Block = Tile<T, kThreads, kSlots, kTaps>;
     const int64_t tiles = ceil_div(p.axis0.outputs, p.chunk) * p.across;

@@ -11,30 +11,21 @@ namespace {
 // From this inner length on, samples of one axis are sums of whole rows.
 constexpr int64_t kWideRow = 32;
 
-constexpr int kRowsThreads = 128;
-// The columns of a tile, and so its memory on chip, are the same for all storage types but float64.
-template <typename T>
-constexpr int kTileThreads = sizeof(T) == 2 ? 128 : 256;
-
-// A grid of so many times the threads that run at once ends with little idleness, and yet has long marches.
-constexpr int64_t kWaves = 4;
-
-int64_t wanted_threads(int resident) { return kWaves * multiprocessors() * resident; }
-
 template <typename T>
 void sample_wide(const T* values, const Axis<arithmetic_t<T>>& axis, int64_t outer, int64_t inner, T* out,
                  cudaStream_t stream) {
     const bool vectors = inner % kLanes<T> == 0 && aligned16(values, out);
     const int64_t lanes = vectors ? kLanes<T> : 1, pieces = inner / lanes;
     // Long marches share more rows, short ones fill the GPU.
-    const int64_t marches =
-        ceil_div(wanted_threads(kResidentRowsThreads), std::max<int64_t>(1, outer * pieces));
-    const int64_t chunk = std::clamp<int64_t>(ceil_div(axis.outputs, marches), 4, 32);
+    const int64_t threads = kRowsWaves * multiprocessors() * kRowsResident;
+    const int64_t marches = ceil_div(threads, std::max<int64_t>(1, outer * pieces));
+    const int64_t chunk = std::clamp<int64_t>(ceil_div(axis.outputs, marches), kRowsLeast, kRowsMost);
     const RowsProblem<T> problem = {
         values, out, axis, outer, inner, lanes, pieces, chunk, ceil_div(axis.outputs, chunk)};
     const int64_t blocks = ceil_div<int64_t>(outer * problem.chunks * pieces, kRowsThreads);
     // A window for the taps of an output and as many rows again, where there is room.
-    const auto kernel = axis.taps <= 4 ? sample_rows<T, kRowsThreads, 8> : sample_rows<T, kRowsThreads, 16>;
+    const auto kernel = axis.taps <= 4 ? sample_rows<T, kRowsThreads, kRowsWindow4Taps>
+                                       : sample_rows<T, kRowsThreads, kRowsWindow>;
     launch(kernel, {.blocks = blocks, .threads = kRowsThreads, .purpose = "sample_rows"}, stream, problem);
 }
 
@@ -59,9 +50,9 @@ void launch_tiles(TilesProblem<T> problem, cudaStream_t stream) {
     problem.points = ceil_div(axis.outputs, problem.across);
     problem.across = ceil_div(axis.outputs, problem.points);
     // Tall tiles share more rows, low ones fill the GPU.
-    const int64_t down =
-        std::max<int64_t>(1, wanted_threads(kResidentTileThreads<T>) / kThreads / problem.across);
-    problem.chunk = std::clamp<int64_t>(ceil_div(problem.axis0.outputs, down), 8, kMostTileRows);
+    const int64_t tiles = kTileWaves * multiprocessors() * kTileResident<T> / kThreads;
+    const int64_t down = std::max<int64_t>(1, tiles / problem.across);
+    problem.chunk = std::clamp<int64_t>(ceil_div(problem.axis0.outputs, down), kTileRowsLeast, kTileRowsMost);
 
     launch(sample_tiles<T, kThreads, kSlots, kTaps>,
            {.blocks = ceil_div(problem.axis0.outputs, problem.chunk) * problem.across,
@@ -85,9 +76,11 @@ void sample_2d(const T* values, const Axis<arithmetic_t<T>>& axis0, const Axis<a
                int64_t inner, T* out, cudaStream_t stream) {
     const TilesProblem<T> problem = {values, out, axis0, axis1, inner, 0, 0, 0, false};
     if (axis0.taps > 8) return launch_tiles<T, 0, 0>(problem, stream);
-    if (axis0.taps > 4) return launch_tiles<T, 16, 0>(problem, stream);
-    if (axis1.offset != nullptr || axis1.taps != 4) return launch_tiles<T, 8, 0>(problem, stream);
-    launch_tiles<T, 8, 4>(problem, stream);
+    if (axis0.taps > 4) return launch_tiles<T, kTileSlots8Taps, 0>(problem, stream);
+    if (axis1.offset != nullptr || axis1.taps != 4) {
+        return launch_tiles<T, kTileSlots4Taps, 0>(problem, stream);
+    }
+    launch_tiles<T, kTileSlots4Taps, 4>(problem, stream);
 }
 
 #define INTEGRALROB_INSTANTIATE(T)                                                                         \

@@ -27,6 +27,7 @@ struct Band {
         check(start.scalar_type() == ScalarType::Long && start.dim() == 1 && same_device(start, like), name,
               ": expected an int64 tensor of shape [M] on the device of the values");
         points = start.size(0);
+        check(nodes >= 0, name, ": expected a number of control values of at least 0, got ", nodes);
         check(taps >= 1 && (taps <= nodes || points == 0), name, ": expected 1 to ", nodes, " taps for ",
               nodes, " control values, got ", taps);
     }

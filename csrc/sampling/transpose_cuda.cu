@@ -85,7 +85,8 @@ template <typename A>
 Axis<A> transpose(const Axis<A>& band, int64_t* offset, int64_t* index, A* weight, cudaStream_t stream) {
     constexpr int64_t kMaxBlocks = 1024;  // each looks at all points first
     const int64_t blocks = std::min(ceil_div<int64_t>(band.nodes + 1, kThreads / kWarp), kMaxBlocks);
-    launch(transpose_kernel<A>, {blocks, kThreads}, stream, band, offset, index, weight);
+    launch(transpose_kernel<A>, {.blocks = blocks, .threads = kThreads, .purpose = "transpose"}, stream, band,
+           offset, index, weight);
     const int64_t taps = ceil_div(band.outputs * band.taps, std::max<int64_t>(1, band.nodes));
     return {band.nodes, band.outputs, taps, index, weight, offset};
 }

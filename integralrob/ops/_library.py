@@ -89,8 +89,15 @@ _BUILD = {
 
 
 def native_path(device: str) -> Path:
-    """Where the native library for a device type lies, if it is built."""
-    return NATIVE_DIRECTORY / f"libintegralrob_{device}.so"
+    """Where the native library for a device type lies, if it is built.
+
+    One in the folder that the environment variable ``INTEGRALROB_NATIVE_DIRECTORY`` names goes before the package's.
+    """
+    file = f"libintegralrob_{device}.so"
+    folder = os.environ.get("INTEGRALROB_NATIVE_DIRECTORY")
+    if folder and (path := Path(folder).resolve() / file).exists():
+        return path
+    return NATIVE_DIRECTORY / file
 
 
 def native_devices() -> tuple[str, ...]:

@@ -65,7 +65,8 @@ def cubic_band(
         tensors) the antialiased band is dense (``T = size``).
         Differentiable in `points` and `scale`, any number of times. If neither needs a gradient the work is cached, by
         the identity and version of the tensors. What torch does not count as a new version is not noticed: do not write
-        to the points through ``.data``, nor, where they share memory with a NumPy array, from there.
+        to the points through ``.data``, nor, where they share memory with a NumPy array, from there. A CUDA graph
+        reads the band that was cached when it was captured: keep the points alive, and a layer's size, while it runs.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -119,7 +120,12 @@ def cubic_band_as(
         _check_values(names[0], points)
         with torch.inference_mode(False), torch.no_grad():
             band = build()
+        if points.is_cuda:  # another stream may be the next to use it
+            torch.cuda.current_stream(points.device).synchronize()
         _cache.put(key, tensors, band)
+    if points.is_cuda:  # this stream may still read it when it leaves the cache
+        for tensor in band:
+            tensor.record_stream(torch.cuda.current_stream(points.device))
     return band
 
 

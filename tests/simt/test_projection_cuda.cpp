@@ -140,7 +140,7 @@ void check_small_grid(expect::Random& random) {
     const Case<T> batch(random, 7, 1500, {});
     const Formula formula{{batch.eps.data(), 1}};
     Buffer<T> out(batch.count, 0);
-    cuda::launch(cuda::map_rows<cuda::kLanes<T>, 1, T, Formula>, {.blocks = 2, .threads = cuda::kThreads},
+    cuda::launch(cuda::map_rows<cuda::kLanes<T>, 1, T, Formula>, {.blocks = 2, .threads = cuda::kMapThreads},
                  nullptr, cuda::Inputs<T, Formula>{{batch.x_adv.data()}}, formula, batch.count, batch.length,
                  out.data());
     batch.expect_equal("two blocks", out.data(), [&](int64_t k, int64_t row) {

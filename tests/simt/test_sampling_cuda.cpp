@@ -5,25 +5,10 @@
 #include <limits>
 #include <string>
 
-#include "common/launch.cuh"
 #include "expect.h"
-
-// Kernels are launched with at most so many blocks: a few have to go around.
-namespace integralrob::cuda {
-
-int64_t most_blocks = INT64_MAX;
-
-template <typename Kernel, typename... Arguments>
-void launch_limited(Kernel* kernel, Launch shape, cudaStream_t stream, const Arguments&... arguments) {
-    shape.blocks = std::min(shape.blocks, most_blocks);
-    launch(kernel, shape, stream, arguments...);
-}
-
-}  // namespace integralrob::cuda
-
-#define launch launch_limited
+#include "limited_launch.h"
+//
 #include "sampling/sampling_cuda.cu"
-#undef launch
 
 using namespace integralrob;
 

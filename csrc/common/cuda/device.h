@@ -11,8 +11,6 @@ typedef struct CUstream_st* cudaStream_t;
 
 namespace integralrob::cuda {
 
-inline bool is_on_device(const torch::stable::Tensor& tensor) { return tensor.is_cuda(); }
-
 // Makes the tensor's GPU the current one for as long as it lives.
 class OnDevice {
   public:

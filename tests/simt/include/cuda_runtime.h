@@ -26,16 +26,16 @@
 //
 // What it cannot find:
 // - races that need a switch between two accesses without a barrier, collective or atomic between them; the
-// lack
-//   of __threadfence or volatile (memory is coherent, the compiler's reordering aside); races between
+//   lack of __threadfence or volatile (memory is coherent, the compiler's reordering aside); races between
 //   clusters, but for their order;
 // - the same barrier reached by different ways (it is known by its place in the source, and a function's
-// barrier
-//   is at one place for all its callers);
+//   barrier is at one place for all its callers);
+// - an overrun from one array into the next within the same dynamic shared memory; a stale value that an
+//   earlier round of the same block has left (the garbage is renewed for each block);
+// - what is compiled for a GPU only, such as the one-instruction conversions in common/half.h;
 // - waiting for another cluster, or in a loop without an atomic: it never ends;
-// - __launch_bounds__, static shared memory above 48 KiB, registers, local arrays beyond what a stack of 64
-// KiB
-//   holds (it ends with a segmentation fault), and anything about speed.
+// - __launch_bounds__, static shared memory above 48 KiB, registers, local arrays beyond what a stack of
+//   64 KiB holds (it ends with a segmentation fault), and anything about speed.
 #pragma once
 
 // Execution spaces, and hints to the compiler: without meaning here.

@@ -7,8 +7,6 @@ typedef struct CUstream_st* cudaStream_t;
 
 namespace integralrob::cuda {
 
-inline bool is_on_device(const torch::stable::Tensor& tensor) { return tensor.is_cpu(); }
-
 class OnDevice {
   public:
     explicit OnDevice(const torch::stable::Tensor&) {}
