@@ -22,4 +22,4 @@ def test_every_step_runs_something_that_is_there() -> None:
         assert (SCRIPT.parent.parent / path).exists(), path
     steps = re.findall(r"step \w+ (\d+) ", text)
     assert len(steps) == 7
-    assert 0 < min(map(int, steps))
+    assert min(map(int, steps)) > 0
