@@ -63,7 +63,8 @@ inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArr
         try {
             return torch::stable::new_empty(like, sizes);
         } catch (const std::exception&) {
-            if (!like.is_cpu()) throw;  // it need not be about memory: errors of earlier kernels show here too
+            if (!like.is_cpu())
+                throw;  // it need not be about memory: errors of earlier kernels show here too
             std::ostringstream message;
             message << "no memory for a result of shape [";
             for (size_t d = 0; d < sizes.size(); ++d) message << (d == 0 ? "" : ", ") << sizes[d];
