@@ -117,6 +117,8 @@ const char* cudaGetErrorName(cudaError_t error) {
             return "cudaErrorInvalidConfiguration";
         case cudaErrorInvalidDeviceFunction:
             return "cudaErrorInvalidDeviceFunction";
+        case cudaErrorNoKernelImageForDevice:
+            return "cudaErrorNoKernelImageForDevice";
         case cudaErrorInvalidClusterSize:
             return "cudaErrorInvalidClusterSize";
     }
@@ -133,6 +135,8 @@ const char* cudaGetErrorString(cudaError_t error) {
             return "invalid configuration argument";
         case cudaErrorInvalidDeviceFunction:
             return "invalid device function";
+        case cudaErrorNoKernelImageForDevice:
+            return "no kernel image is available for execution on the device";
         case cudaErrorInvalidClusterSize:
             return "cluster misconfiguration";
     }
