@@ -6,6 +6,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,9 @@ def device(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
-@pytest.fixture(params=BACKENDS, ids=str)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """While a test runs, the ``integralrob::`` ops run on this back end; its tensors belong on ``backend.device``."""
-    chosen: Backend = request.param
+@contextmanager
+def running_on(chosen: Backend) -> Iterator[Backend]:
+    """The ``integralrob::`` ops run on this back end; its tensors belong on ``chosen.device``."""
     if chosen.device == "cuda":
         need_cuda()
     if chosen.name == "simt":
@@ -133,6 +133,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         with _Redirect(chosen.kernel), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "integralrob runs its slow pure-torch reference")
             yield chosen
+
+
+@pytest.fixture(params=BACKENDS, ids=str)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """A test runs on each back end."""
+    with running_on(request.param) as chosen:
+        yield chosen
 
 
 @pytest.fixture

@@ -12,6 +12,10 @@ NAMES = [
     "linf_step.per_sample",
     "linf_step_.default",
     "linf_step_.per_sample",
+    "project_l1.default",
+    "project_l1_backward.default",
+    "project_l2.default",
+    "project_l2_backward.default",
     "project_linf.default",
     "sample_1d.default",
     "sample_1d_adjoint.default",
@@ -21,6 +25,8 @@ NAMES = [
     "sample_2d_weight0_grad.default",
     "sample_2d_weight1_grad.default",
 ]
+# Those that have native kernels; the others run on their references.
+KERNELS = [name for name in NAMES if not name.startswith(("project_l1", "project_l2"))]
 
 
 def overload(name: str) -> Any:
@@ -44,12 +50,15 @@ def arguments(name: str, dtype: torch.dtype, rng: torch.Generator, device: str =
     weight0, weight1 = factor(points0, 3, dtype=wide), factor(points1, 3, dtype=wide)
     x = [factor(points0, 7) for _ in range(3)]
     per_sample = torch.rand(points0, generator=rng).to(wide)
+    projection = (x[0], per_sample.clone().requires_grad_(), x[1], 0.0, 1.0)
     given: dict[str, tuple[Any, ...]] = {
         "linf_step.default": (*x, 0.3, 0.1, 0.0, 1.0),
         "linf_step.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
         "linf_step_.default": (*x, 0.3, 0.1, 0.0, 1.0),
         "linf_step_.per_sample": (*x, per_sample, per_sample, 0.0, 1.0),
-        "project_linf.default": (x[0], per_sample.clone().requires_grad_(), x[1], 0.0, 1.0),
+        "project_linf.default": projection,
+        **{f"project_{norm}.default": projection for norm in ("l1", "l2")},
+        **{f"project_{norm}_backward.default": (x[2], x[0], x[0] / 2, *projection[1:]) for norm in ("l1", "l2")},
         "sample_1d.default": (values, start1, weight1),
         "sample_1d_adjoint.default": (rows, start1, weight1, size1),
         "sample_1d_weight_grad.default": (rows, values, start1, 3),

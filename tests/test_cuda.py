@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import MODES, random
-from every_op import NAMES, arguments, overload
+from every_op import KERNELS, arguments, overload
 from torch import Tensor
 
 import integralrob as ir
@@ -77,7 +77,7 @@ def test_a_wait_is_noticed() -> None:
         twice_without_waiting(torch.cuda.synchronize)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_no_op_waits_for_the_gpu(name: str, rng: torch.Generator) -> None:
     given = arguments(name, torch.float32, rng, "cuda")
     twice_without_waiting(lambda: run(name, given))
@@ -132,7 +132,7 @@ def captured(work: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, li
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_replay_with_other_inputs(name: str, dtype: torch.dtype, rng: torch.Generator) -> None:
     """Starts included, so that no index table is one of the capture's."""
     given = arguments(name, dtype, rng, "cuda")
@@ -185,7 +185,7 @@ def test_replayed_layer(rng: torch.Generator) -> None:
 # -------------------------------------------------------------------------------------------------------------- streams
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_work_is_on_the_current_stream(name: str, rng: torch.Generator) -> None:
     """It waits for what is before it there, and for nothing else."""
     given = arguments(name, torch.float32, rng, "cuda")
@@ -217,19 +217,19 @@ def test_work_is_on_the_current_stream(name: str, rng: torch.Generator) -> None:
 
 def test_two_streams_at_once(rng: torch.Generator) -> None:
     streams = [torch.cuda.Stream() for _ in range(2)]
-    cases = [[arguments(name, torch.float32, rng, "cuda") for name in NAMES] for _ in streams]
-    expected = [[run(name, given) for name, given in zip(NAMES, case, strict=True)] for case in cases]
+    cases = [[arguments(name, torch.float32, rng, "cuda") for name in KERNELS] for _ in streams]
+    expected = [[run(name, given) for name, given in zip(KERNELS, case, strict=True)] for case in cases]
     torch.cuda.synchronize()
     results: list[list[list[Tensor]]] = [[] for _ in streams]
     for _ in range(20):
-        for index, name in enumerate(NAMES):
+        for index, name in enumerate(KERNELS):
             for stream, case, found in zip(streams, cases, results, strict=True):
                 with torch.cuda.stream(stream):
                     found.append(run(name, case[index]))
     torch.cuda.synchronize()
     for found, right in zip(results, expected, strict=True):
         for index, outcome in enumerate(found):
-            assert_equal(outcome, right[index % len(NAMES)])
+            assert_equal(outcome, right[index % len(KERNELS)])
 
 
 def test_a_band_that_another_stream_has_made(rng: torch.Generator) -> None:
@@ -253,7 +253,7 @@ def test_a_band_that_another_stream_has_made(rng: torch.Generator) -> None:
 # -------------------------------------------------------------------------------------------------------- other devices
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_a_gpu_that_is_not_the_current_one(name: str, rng: torch.Generator) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("this machine has one GPU")
@@ -266,7 +266,7 @@ def test_a_gpu_that_is_not_the_current_one(name: str, rng: torch.Generator) -> N
     assert_equal([result.to("cuda:0") for result in results], run(name, here))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_tensors_on_different_devices_are_an_error(name: str, rng: torch.Generator) -> None:
     given = arguments(name, torch.float32, rng, "cuda")
     tensors = [index for index, x in enumerate(given) if isinstance(x, Tensor)]

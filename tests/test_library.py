@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import DEVICES, Backend, load_emulated_kernels, need_cuda
-from every_op import NAMES, arguments, overload
+from every_op import KERNELS, NAMES, arguments, overload
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -43,7 +43,7 @@ def test_opcheck(name: str, device: str, rng: torch.Generator) -> None:
         torch.library.opcheck(overload(name), arguments(name, dtype, rng, device))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_kernels_write_to_what_the_schema_says(backend: Backend, name: str, rng: torch.Generator) -> None:
     kernel = overload(name) if backend.kernel is None else backend.kernel(overload(name))
     given = [x.detach() if isinstance(x, Tensor) else x for x in arguments(name, torch.float32, rng, backend.device)]
@@ -53,7 +53,7 @@ def test_kernels_write_to_what_the_schema_says(backend: Backend, name: str, rng:
     assert written == ([0] if "_." in name else [])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_has_native_kernels_and_a_fallback(name: str) -> None:
     full = name.removesuffix(".default")
     load_emulated_kernels()
@@ -66,17 +66,19 @@ def test_has_native_kernels_and_a_fallback(name: str) -> None:
     assert not set(DEVICES) & _library.native_problems().keys()
 
 
+def tensors(result: Any) -> tuple[Tensor, ...]:
+    """None, a tensor, or some."""
+    return () if result is None else result if isinstance(result, tuple) else (result,)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_meta_tensors_give_shapes_and_dtypes(name: str, rng: torch.Generator) -> None:
     for dtype in (torch.float16, torch.float32, torch.float64):
         given = arguments(name, dtype, rng)
         expected = overload(name)(*(x.detach().clone() if isinstance(x, Tensor) else x for x in given))
         actual = overload(name)(*(x.detach().to("meta") if isinstance(x, Tensor) else x for x in given))
-        if expected is None:
-            assert actual is None
-        else:
-            assert actual.is_meta
-            assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
+        results = zip(tensors(actual), tensors(expected), strict=True)
+        assert all(meta.is_meta and (meta.shape, meta.dtype) == (real.shape, real.dtype) for meta, real in results)
 
 
 # ------------------------------------------------------------------------------------------------------------ compiling
@@ -352,12 +354,13 @@ def test_problems_are_told_for_each_device(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_device_without_its_library_is_named_in_the_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_library, "native_problems", lambda: {"cuda": "libintegralrob_cuda.so is not built (…)"})
-    for device, reason in (
-        ("cuda", r"libintegralrob_cuda\.so is not built"),
-        ("mps", "this version has no kernels for the device type 'mps'"),
+    for device, op, reason in (
+        ("cuda", None, r"libintegralrob_cuda\.so is not built"),
+        ("mps", None, "this version has no kernels for the device type 'mps'"),
+        ("cpu", "swirl", "this version has no kernel of swirl for the device type 'cpu'"),
     ):
         with pytest.warns(RuntimeWarning, match=f"slow pure-torch reference: {reason}"):
-            _library._warn_once.__wrapped__(device)
+            _library._warn_once.__wrapped__(device, op)
 
 
 def test_the_library_tells_its_instruction_set() -> None:

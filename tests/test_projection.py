@@ -1,4 +1,4 @@
-"""l-infinity projection and step: the formula, Euclidean projection, derivatives, in place, NaN, bad input."""
+"""l-infinity projection and step: the formula, derivatives, in place, NaN; bad input to every projection."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def radii(kind: str, samples: int, like: Tensor) -> tuple[Any, Tensor]:
     if kind == "0-dimensional tensor":
         eps = torch.tensor(0.3, dtype=torch.float64, device=like.device)
     return eps, eps.to(wide(like.dtype)).reshape(-1, *[1] * (like.dim() - 1))
+
+
+def projection(norm: str) -> Callable[..., Tensor]:
+    function: Callable[..., Tensor] = getattr(ir.ops, f"project_{norm}")
+    return function
 
 
 EPS_KINDS = ["number", "zero", "infinite", "per sample", "one-element tensor", "0-dimensional tensor"]
@@ -271,16 +276,16 @@ def test_in_place_step_is_seen_by_autograd(backend: Backend) -> None:
         loss.backward()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l1", "l2"])
 @pytest.mark.parametrize("tangent_of", ["delta", "eps", "center"])
-def test_forward_mode_is_refused(tangent_of: str) -> None:
+def test_forward_mode_is_refused(tangent_of: str, norm: str) -> None:
     tensors = {"delta": torch.ones(2, 3), "eps": torch.ones(2), "center": torch.ones(2, 3)}
 
     def project(tangent: Tensor) -> Tensor:
-        given = {**tensors, tangent_of: tangent}
-        return ir.ops.project_linf(given["delta"], given["eps"], center=given["center"], bounds=(0, 1))
+        return projection(norm)(**{**tensors, tangent_of: tangent}, bounds=(0, 1))
 
     given = tensors[tangent_of]
-    with pytest.raises(NotImplementedError, match=r"integralrob\.ops\.project_linf: forward-mode"):
+    with pytest.raises(NotImplementedError, match=rf"integralrob\.ops\.project_{norm}: forward-mode"):
         torch.func.jvp(project, (given,), (given,))
 
 
@@ -443,11 +448,12 @@ D = torch.rand(2, 3)
     ],
     ids=lambda value: value if isinstance(value, str) and ":" in value else None,
 )
-def test_bad_arguments_of_the_projection(
-    delta: Any, eps: Any, options: dict[str, Any], error: type[Exception], message: str
+@pytest.mark.parametrize("norm", ["linf", "l1", "l2"])
+def test_bad_arguments_of_the_projections(
+    norm: str, delta: Any, eps: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        ir.ops.project_linf(delta, eps, **options)
+        projection(norm)(delta, eps, **options)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from . import reference
 from ._library import native_problems
 from .bands import cubic_band
-from .projection import linf_step, linf_step_, project_linf
+from .projection import linf_step, linf_step_, project_l1, project_l2, project_linf
 from .sampling import sample_1d, sample_1d_adjoint, sample_2d, sample_2d_adjoint, sample_weight, sample_with_bands
 
 __all__ = [
     "cubic_band",
     "linf_step",
     "linf_step_",
+    "project_l1",
+    "project_l2",
     "project_linf",
     "reference",
     "sample_1d",

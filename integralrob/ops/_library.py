@@ -36,25 +36,27 @@ def define(schema: str, *, reference: Callable[..., Any], fake: Callable[..., An
     """
     name = schema.partition("(")[0]
     library.define(schema)
-    library.impl(name, _with_warning(reference), "CompositeExplicitAutograd")
+    library.impl(name, _with_warning(name, reference), "CompositeExplicitAutograd")
     torch.library.register_fake(f"integralrob::{name}", fake, lib=library)
     packet, _, overload = name.partition(".")
     return getattr(getattr(torch.ops.integralrob, packet), overload or "default")
 
 
-def _with_warning(reference: Callable[..., Any]) -> Callable[..., Any]:
+def _with_warning(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(reference)
     def fallback(*args: Any) -> Any:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        _warn_once(device)
+        _warn_once(device, name if device in native_devices() and device not in native_problems() else None)
         return reference(*args)
 
     return fallback
 
 
 @functools.cache
-def _warn_once(device: str) -> None:
-    reason = native_problems().get(device, f"this version has no kernels for the device type {device!r}")
+def _warn_once(device: str, op: str | None) -> None:
+    """Of a device without native kernels, or of an op that its library lacks."""
+    missing = "kernels" if op is None else f"kernel of {op}"
+    reason = native_problems().get(device, f"this version has no {missing} for the device type {device!r}")
     warnings.warn(
         f"integralrob runs its slow pure-torch reference: {reason}", RuntimeWarning, stacklevel=_users_stacklevel()
     )

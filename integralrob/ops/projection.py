@@ -1,8 +1,9 @@
-"""Projections onto the l-infinity ball, and the fused sign step of projected gradient descent."""
+"""Projections onto the l-infinity, l1 and l2 balls, and the fused sign step of projected gradient descent."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +20,15 @@ Bounds = tuple[float, float] | None
 # The fallbacks promise contiguous results, as the kernels do.
 
 
-def _reference_project(delta: Tensor, eps: Tensor, center: Tensor | None, lower: float, upper: float) -> Tensor:
-    return reference.project_linf(delta, eps, center=center, bounds=(lower, upper)).contiguous()
+def _reference_project(project: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(delta: Tensor, eps: Tensor, center: Tensor | None, lower: float, upper: float) -> Tensor:
+        return project(delta, eps, center=center, bounds=(lower, upper)).contiguous()
+
+    return run
+
+
+def _fake_project(delta: Tensor, *rest: Any) -> Tensor:
+    return delta.new_empty(delta.shape)
 
 
 def _reference_step(
@@ -33,10 +41,12 @@ def _reference_step_(x_adv: Tensor, *rest: Any) -> None:
     x_adv.copy_(_reference_step(x_adv, *rest))
 
 
+_BALL = "Tensor eps, Tensor? center, float lower, float upper"
+
 _project_linf = define(
-    "project_linf(Tensor delta, Tensor eps, Tensor? center, float lower, float upper) -> Tensor",
-    reference=_reference_project,
-    fake=lambda delta, eps, center, lower, upper: delta.new_empty(delta.shape),
+    f"project_linf(Tensor delta, {_BALL}) -> Tensor",
+    reference=_reference_project(reference.project_linf),
+    fake=_fake_project,
 )
 
 _STEP_ARGUMENTS = "Tensor grad, Tensor x, {kind} eps, {kind} step_size, float lower, float upper"
@@ -78,7 +88,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(delta, eps, center)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_linf(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """On each entry the result is one of: `delta`, `±eps`, a bound minus `center`, or 0 (center outside the bounds)."""
     delta, eps, center = ctx.saved_tensors
     lower, upper = linf_limits(delta, eps, center, (ctx.lower, ctx.upper))
@@ -96,7 +106,71 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_delta, grad_eps, grad_center, None, None
 
 
-torch.library.register_autograd(_project_linf.name(), _backward, setup_context=_setup_context, lib=library)
+torch.library.register_autograd(_project_linf.name(), _backward_linf, setup_context=_setup_context, lib=library)
+
+
+def _define_with_backward(norm: str) -> Any:
+    """The op ``project_{norm}``, whose derivative is an op too, whose derivative is that of the reference's formula."""
+    formula = getattr(reference, f"project_{norm}_backward")
+    project = define(
+        f"project_{norm}(Tensor delta, {_BALL}) -> Tensor",
+        reference=_reference_project(getattr(reference, f"project_{norm}")),
+        fake=_fake_project,
+    )
+
+    def gradients(
+        grad: Tensor, delta: Tensor, result: Tensor, eps: Tensor, center: Tensor | None, lower: float, upper: float
+    ) -> tuple[Tensor, ...]:
+        found = formula(grad, delta, result, eps, center=center, bounds=(lower, upper))
+        return tuple(gradient.contiguous() for gradient in found)
+
+    def fake_gradients(
+        grad: Tensor, delta: Tensor, result: Tensor, eps: Tensor, center: Tensor | None, lower: float, upper: float
+    ) -> tuple[Tensor, ...]:
+        return (
+            delta.new_empty(delta.shape),
+            eps.new_empty(delta.shape[0]),
+            delta.new_empty(0 if center is None else delta.shape),
+        )
+
+    backward = define(
+        f"project_{norm}_backward(Tensor grad, Tensor delta, Tensor result, {_BALL}) -> (Tensor, Tensor, Tensor)",
+        reference=gradients,
+        fake=fake_gradients,
+    )
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        delta, eps, center, ctx.lower, ctx.upper = inputs
+        ctx.save_for_backward(delta, output, eps, center)
+
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        delta, result, eps, center = ctx.saved_tensors
+        grad_delta, grad_eps, grad_center = backward(grad, delta, result, eps, center, ctx.lower, ctx.upper)
+        return (
+            grad_delta,
+            grad_eps.sum_to_size(eps.shape) if ctx.needs_input_grad[1] else None,
+            None if center is None else grad_center,
+            None,
+            None,
+        )
+
+    def save_again(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.lower, ctx.upper = inputs
+        ctx.save_for_backward(*tensors)
+
+    def differentiate_again(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, center = ctx.saved_tensors
+        box = {"center": center, "bounds": (ctx.lower, ctx.upper)}
+        pull: Any = torch.func.vjp(lambda *given: formula(*given, **box), *tensors)[1]
+        return *pull(cotangents), None, None, None
+
+    torch.library.register_autograd(project.name(), differentiate, setup_context=save, lib=library)
+    torch.library.register_autograd(backward.name(), differentiate_again, setup_context=save_again, lib=library)
+    return project
+
+
+_project_l1 = _define_with_backward("l1")
+_project_l2 = _define_with_backward("l2")
 
 
 def _check_batch(name: str, tensor: Tensor) -> None:
@@ -176,6 +250,90 @@ def project_linf(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = 
     >>> project_linf(torch.tensor([[0.5, -0.1]]), 0.25).tolist()
     [[0.25, -0.10000000149011612]]
     """
+    return _project_linf(*_check_projection("project_linf", delta, eps, center, bounds))
+
+
+def project_l1(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = None, bounds: Bounds = None) -> Tensor:
+    """The Euclidean projection of each sample's perturbation on ``{‖δ‖₁ ≤ eps} ∩ {lo ≤ center + δ ≤ hi}``.
+
+    ``δ_i = clip(soft(y_i, θ), l_i, u_i)`` with ``soft(y, θ) = sign(y) · max(|y| - θ, 0)``, ``l = min(lo - center, 0)``,
+    ``u = max(hi - center, 0)``, so that the set is never empty, and the least ``θ ≥ 0`` for which ``‖δ‖₁ ≤ eps``:
+    exact, the root of a decreasing, piecewise linear function.
+
+    Args:
+        delta: perturbations y ``[B, ...]``; float16, bfloat16, float32 or float64.
+        eps: radius, at least 0, in the units of `delta`: a number, or one per sample ``[B]``.
+        center: the clean inputs, like `delta`; needed for `bounds` to mean anything, and only together with them.
+        bounds: ``(lo, hi)`` of valid inputs, or None.
+
+    Returns:
+        A tensor like `delta`. Rows already inside are bit-identical; ``‖δ‖₁`` exceeds `eps` by one unit in the last
+        place of its arithmetic type (float32, float64 for float64) at most; half types are rounded towards 0. A row
+        with a NaN, in its radius or clean input too, is NaN, and no other. One infinite entry takes all that it may;
+        with several, the row may be NaN.
+
+        Differentiable in `delta`, `eps` and `center`, twice too, in reverse mode; not under `torch.func` transforms. At
+        kinks the derivative of one side is taken: an entry on a limit of the box passes its gradient to `delta`, an
+        entry that is 0 on the sphere passes none, a row with ``‖δ‖₁ = eps`` counts as inside, and so does one that the
+        ball has changed by less than rounding; with every entry 0 or clipped, `eps` gets 0.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+
+    Complexity: ``O(d log d)``, a sort of the breakpoints of each row. There is no native kernel: the reference runs, and
+    says so once.
+
+    Source: Duchi et al., "Efficient projections onto the l1-ball for learning in high dimensions", ICML 2008; Condat,
+    "Fast projection onto the simplex and the l1 ball", Math. Program. 158, 2016; with a box: the continuous quadratic
+    knapsack problem, Kiwiel, "Breakpoint searching algorithms", Math. Program. 112, 2008.
+
+    >>> project_l1(torch.tensor([[0.5, 0.25, 0.0]]), 0.25).tolist()
+    [[0.25, 0.0, 0.0]]
+    """
+    return _project_l1(*_check_projection("project_l1", delta, eps, center, bounds))
+
+
+def project_l2(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = None, bounds: Bounds = None) -> Tensor:
+    """The Euclidean projection of each sample's perturbation on ``{‖δ‖₂ ≤ eps} ∩ {lo ≤ center + δ ≤ hi}``.
+
+    ``δ_i = clip(s·y_i, l_i, u_i)`` with ``l = min(lo - center, 0)``, ``u = max(hi - center, 0)``, so that the set is
+    never empty, and the greatest ``s ≤ 1`` for which ``‖δ‖₂ ≤ eps``. Exact, which scaling and then clipping is not.
+
+    Args:
+        delta: perturbations y ``[B, ...]``; float16, bfloat16, float32 or float64.
+        eps: radius, at least 0, in the units of `delta`: a number, or one per sample ``[B]``.
+        center: the clean inputs, like `delta`; needed for `bounds` to mean anything, and only together with them.
+        bounds: ``(lo, hi)`` of valid inputs, or None.
+
+    Returns:
+        A tensor like `delta`. Rows already inside are bit-identical; ``‖δ‖₂`` exceeds `eps` by one unit in the last
+        place of its arithmetic type (float32, float64 for float64) at most; half types are rounded towards 0. A row
+        with a NaN, in its radius or clean input too, is NaN, and no other. One infinite entry takes all that it may;
+        with several, the row may be NaN.
+
+        Differentiable in `delta`, `eps` and `center`, twice too, in reverse mode; not under `torch.func` transforms. At
+        kinks the derivative of one side is taken: an entry on a limit of the box passes its gradient to `delta`, a row
+        with ``‖δ‖₂ = eps`` counts as inside, and so does one that the ball has changed by less than rounding; with
+        every entry 0 or clipped, `eps` gets 0.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+
+    Complexity: ``O(d log d)``, a sort of each row. There is no native kernel: the reference runs, and says so once.
+
+    Source: the search for s over the ratios ``b_i / |y_i|`` is the breakpoint search of the continuous quadratic
+    knapsack problem: Kiwiel, "Breakpoint searching algorithms", Math. Program. 112, 2008.
+
+    >>> project_l2(torch.tensor([[3.0, -4.0]]), 10).tolist(), project_l2(torch.tensor([[0.0, -4.0]]), 2).tolist()
+    ([[3.0, -4.0]], [[0.0, -2.0]])
+    """
+    return _project_l2(*_check_projection("project_l2", delta, eps, center, bounds))
+
+
+def _check_projection(
+    name: str, delta: Tensor, eps: float | Tensor, center: Tensor | None, bounds: Bounds
+) -> tuple[Tensor, Tensor, Tensor | None, float, float]:
+    """The arguments of the op."""
     _check_batch("delta", delta)
     bounds = check_bounds(bounds)
     if (center is None) != (bounds is None):
@@ -183,9 +341,9 @@ def project_linf(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = 
     if center is not None:
         _check_like("center", center, "delta", delta)
     rows = _as_rows(check_per_sample("eps", eps, delta), delta)
-    refuse_forward_mode("project_linf", delta, rows, *(() if center is None else (center,)))
+    refuse_forward_mode(name, delta, rows, *(() if center is None else (center,)))
     lower, upper = bounds or (-math.inf, math.inf)
-    return _project_linf(delta, rows, center, lower, upper)
+    return delta, rows, center, lower, upper
 
 
 def linf_step(
