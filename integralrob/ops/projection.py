@@ -280,7 +280,7 @@ def project_l1(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = No
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
 
-    Complexity: ``O(d log d)``, a sort of the breakpoints of each row. There is no native kernel: the reference runs, and
+    Complexity: ``O(d log d)``, a sort of each row's breakpoints. There is no native kernel: the reference runs, and
     says so once.
 
     Source: Duchi et al., "Efficient projections onto the l1-ball for learning in high dimensions", ICML 2008; Condat,
