@@ -472,6 +472,16 @@ def test_gradients(backend: Backend, per_sample: bool, norm: str, rng: torch.Gen
         assert norm == "l2" or not gradients[0].all()
 
 
+@pytest.mark.parametrize("with_box", [False, True])
+def test_an_entry_at_zero_moves_with_delta_in_l2(backend: Backend, with_box: bool) -> None:
+    delta = torch.tensor([[0.0, 3.0, -4.0, 0.0]], dtype=torch.float64, device=backend.device, requires_grad=True)
+    box = {"center": torch.full_like(delta, 0.5).detach(), "bounds": (-5.0, 5.0)} if with_box else {}
+    assert torch.autograd.gradcheck(lambda delta: project("l2", delta, 2.5, **box), delta)
+    for eps, factor in ((2.5, 0.5), (10.0, 1.0), (0.0, 0.0)):
+        (grad,) = torch.autograd.grad(project("l2", delta, eps, **box)[0, 0], delta)
+        torch.testing.assert_close(grad, grad.new_tensor([[factor, 0, 0, 0]]), rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("with_box", [False, True])

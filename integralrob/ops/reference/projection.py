@@ -185,12 +185,14 @@ def project_l2_backward(
     # Scaled, so that no square overflows: ``δ = n · largest`` and ``y = t · greatest`` on the free entries.
     n, largest = _scaled(projected.masked_fill(~(free & active), 0))
     t, greatest = _scaled(_rows(delta).masked_fill(~(free & active), 0))
-    nothing = (_sum(n.square()) == 0).to(g.dtype)  # s = 1 and mean = 0 there
+    nothing = (_sum(n.square()) == 0).to(g.dtype)  # mean = 0 there, and s = 1, or 0 for a ball of radius 0
     s = ((_sum(n.square()) + nothing) / (_sum(t.square()) + nothing)).sqrt() * (largest / greatest)
+    s = s.masked_fill(active & (nothing > 0), 0)
     mean = _sum((n * g).masked_fill(~free, 0)) / (_sum(n.square()) + nothing) / largest
     radius = _per_row(eps, delta).to(g.dtype).reshape(-1, 1).expand_as(mean).masked_fill(~active, 0)
     moved = g - projected * mean
-    return _gradients(s * moved, free, radius * mean, moved, clipped, delta, center)
+    follows = free | (_rows(delta) == 0)  # s · 0 is 0, and yet moves with delta
+    return _gradients(s * moved, follows, radius * mean, moved, clipped, delta, center)
 
 
 def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
