@@ -22,4 +22,24 @@ void linf_step(const T* x_adv, const T* grad, const T* x, PerRow<arithmetic_t<T>
                PerRow<arithmetic_t<T>> step, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
                int64_t length, T* out, cudaStream_t stream);
 
+// center may be null: then there is no box
+template <typename T>
+void project_l1(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, arithmetic_t<T> lo,
+                arithmetic_t<T> hi, int64_t rows, int64_t length, T* out, cudaStream_t stream);
+template <typename T>
+void project_l2(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, arithmetic_t<T> lo,
+                arithmetic_t<T> hi, int64_t rows, int64_t length, T* out, cudaStream_t stream);
+
+// The gradients of delta, eps [rows] and center from that of the result; grad_center is null without center.
+template <typename T>
+void project_l1_backward(const T* grad, const T* delta, const T* result, PerRow<arithmetic_t<T>> eps,
+                         const T* center, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
+                         int64_t length, T* grad_delta, arithmetic_t<T>* grad_eps, T* grad_center,
+                         cudaStream_t stream);
+template <typename T>
+void project_l2_backward(const T* grad, const T* delta, const T* result, PerRow<arithmetic_t<T>> eps,
+                         const T* center, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
+                         int64_t length, T* grad_delta, arithmetic_t<T>* grad_eps, T* grad_center,
+                         cudaStream_t stream);
+
 }  // namespace integralrob::cuda

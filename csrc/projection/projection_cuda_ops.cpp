@@ -19,6 +19,22 @@ struct CudaKernels {
     void linf_step(const Arguments&... arguments) const {
         cuda::linf_step<T>(arguments..., device.stream());
     }
+    template <typename T, typename... Arguments>
+    void project_l1(const Arguments&... arguments) const {
+        cuda::project_l1<T>(arguments..., device.stream());
+    }
+    template <typename T, typename... Arguments>
+    void project_l2(const Arguments&... arguments) const {
+        cuda::project_l2<T>(arguments..., device.stream());
+    }
+    template <typename T, typename... Arguments>
+    void project_l1_backward(const Arguments&... arguments) const {
+        cuda::project_l1_backward<T>(arguments..., device.stream());
+    }
+    template <typename T, typename... Arguments>
+    void project_l2_backward(const Arguments&... arguments) const {
+        cuda::project_l2_backward<T>(arguments..., device.stream());
+    }
 };
 
 STABLE_TORCH_LIBRARY_IMPL(INTEGRALROB_CUDA_NAMESPACE, INTEGRALROB_CUDA_KEY, m) {

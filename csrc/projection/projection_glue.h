@@ -1,17 +1,141 @@
-// project_linf and linf_step as ops on tensors, the same for every device.
+// Projections and steps as ops on tensors, the same for every device.
 #pragma once
 
 #include <optional>
+#include <tuple>
 
 #include "common/glue.h"
 #include "projection/per_row.h"
 
 namespace integralrob {
 
-// Kernels are those of a device, made for a batch and its device:
+struct BatchShape {
+    int64_t rows, length;
+
+    explicit BatchShape(const Tensor& batch) {
+        check(batch.dim() >= 1, "the batch: expected shape [B, ...]");
+        rows = batch.size(0);
+        length = rows == 0 ? 0 : batch.numel() / rows;
+    }
+};
+
+inline void check_like(const char* name, const Tensor& tensor, const Tensor& batch) {
+    check(same_device(tensor, batch) && tensor.scalar_type() == batch.scalar_type() &&
+              tensor.numel() == batch.numel(),
+          name, ": expected the device, dtype and shape of the batch");
+}
+
+template <typename A>
+PerRow<A> per_row(const char*, double value, const Tensor&) {
+    return {nullptr, 0, static_cast<A>(value)};
+}
+template <typename A>
+PerRow<A> per_row(const char* name, const Tensor& value, const Tensor& batch) {
+    check(same_device(value, batch) && value.is_contiguous() &&
+              value.scalar_type() == arithmetic_dtype(batch.scalar_type()) &&
+              (value.numel() == 1 || value.numel() == batch.size(0)),
+          name,
+          ": expected one value, or one per sample, on the device of the batch, float64 for a float64 batch, "
+          "else "
+          "float32");
+    return {data<A>(value), value.numel() == 1 ? 0 : 1};
+}
+
+// The center of a box, contiguous; without one there is no box.
+class Center {
+  public:
+    Center(const std::optional<Tensor>& center, const Tensor& batch) {
+        if (!center.has_value()) return;
+        check_like("center", *center, batch);
+        center_ = as_contiguous(*center);
+    }
+    template <typename T>
+    const T* values() const {
+        return center_ ? data<const T>(*center_) : nullptr;
+    }
+
+  private:
+    std::optional<Tensor> center_;
+};
+
+// project.template operator()<T>(delta, center or null, eps, lo, hi, rows, length, out) on contiguous [rows,
+// length]
+template <typename Project>
+Tensor project_rows(const Tensor& delta_, const Tensor& eps, const std::optional<Tensor>& center_,
+                    double lower, double upper, const Project& project) {
+    const Tensor delta = as_contiguous(delta_);
+    const BatchShape shape(delta);
+    const Center center(center_, delta);
+    Tensor out = new_result(delta, delta.sizes());
+    for_dtype("delta", delta.scalar_type(), [&]<typename T>() {
+        using A = arithmetic_t<T>;
+        project.template operator()<T>(delta, data<const T>(delta), center.values<T>(),
+                                       per_row<A>("eps", eps, delta), static_cast<A>(lower),
+                                       static_cast<A>(upper), shape.rows, shape.length, data<T>(out));
+    });
+    return out;
+}
+
+// Kernels are those of a device, made for a batch and its device, on contiguous [rows, length]:
+//   project_l1<T>, project_l2<T>(delta, center or null, eps, lo, hi, rows, length, out)
+//   project_l1_backward<T>, project_l2_backward<T>(grad, delta, result, eps, center or null, lo, hi, rows,
+//   length,
+//                                                  grad_delta, grad_eps, grad_center or null)
+template <typename Kernels>
+class BallOps {
+  public:
+    static void implement(torch::stable::detail::StableLibrary& library) {
+        library.impl("project_l1", TORCH_BOX(&BallOps::project<1>));
+        library.impl("project_l2", TORCH_BOX(&BallOps::project<2>));
+        library.impl("project_l1_backward", TORCH_BOX(&BallOps::project_backward<1>));
+        library.impl("project_l2_backward", TORCH_BOX(&BallOps::project_backward<2>));
+    }
+
+  private:
+    template <int kNorm>
+    static Tensor project(const Tensor& delta, const Tensor& eps, const std::optional<Tensor>& center,
+                          double lower, double upper) {
+        return project_rows(delta, eps, center, lower, upper,
+                            []<typename T>(const Tensor& batch, const auto&... arguments) {
+                                if constexpr (kNorm == 1) Kernels(batch).template project_l1<T>(arguments...);
+                                if constexpr (kNorm == 2) Kernels(batch).template project_l2<T>(arguments...);
+                            });
+    }
+
+    template <int kNorm>
+    static std::tuple<Tensor, Tensor, Tensor> project_backward(const Tensor& grad_, const Tensor& delta_,
+                                                               const Tensor& result_, const Tensor& eps,
+                                                               const std::optional<Tensor>& center_,
+                                                               double lower, double upper) {
+        const Tensor delta = as_contiguous(delta_);
+        const BatchShape shape(delta);
+        check_like("grad", grad_, delta);
+        check_like("result", result_, delta);
+        const Tensor grad = as_contiguous(grad_), result = as_contiguous(result_);
+        const Center center(center_, delta);
+        const int64_t none = 0;
+        Tensor grad_delta = new_result(delta, delta.sizes());
+        Tensor grad_eps = new_result(eps, {&shape.rows, 1});
+        Tensor grad_center =
+            center_.has_value() ? new_result(delta, delta.sizes()) : new_result(delta, {&none, 1});
+        for_dtype("delta", delta.scalar_type(), [&]<typename T>() {
+            using A = arithmetic_t<T>;
+            const auto call = [&](const auto&... arguments) {
+                if constexpr (kNorm == 1) Kernels(delta).template project_l1_backward<T>(arguments...);
+                if constexpr (kNorm == 2) Kernels(delta).template project_l2_backward<T>(arguments...);
+            };
+            call(data<const T>(grad), data<const T>(delta), data<const T>(result),
+                 per_row<A>("eps", eps, delta), center.values<T>(), static_cast<A>(lower),
+                 static_cast<A>(upper), shape.rows, shape.length, data<T>(grad_delta), data<A>(grad_eps),
+                 center_.has_value() ? data<T>(grad_center) : nullptr);
+        });
+        return {grad_delta, grad_eps, grad_center};
+    }
+};
+
+// Likewise:
 //   project_linf<T>(delta, center or null, eps, lo, hi, rows, length, out)
 //   linf_step<T>(x_adv, grad, x, eps, step, lo, hi, rows, length, out), where out may be x_adv
-// on contiguous [rows, length].
 template <typename Kernels>
 class LinfOps {
   public:
@@ -24,63 +148,19 @@ class LinfOps {
     }
 
   private:
-    struct Shape {
-        int64_t rows, length;
-
-        explicit Shape(const Tensor& batch) {
-            check(batch.dim() >= 1, "the batch: expected shape [B, ...]");
-            rows = batch.size(0);
-            length = rows == 0 ? 0 : batch.numel() / rows;
-        }
-    };
-
-    static void check_like(const char* name, const Tensor& tensor, const Tensor& batch) {
-        check(same_device(tensor, batch) && tensor.scalar_type() == batch.scalar_type() &&
-                  tensor.numel() == batch.numel(),
-              name, ": expected the device, dtype and shape of the batch");
-    }
-
-    template <typename A>
-    static PerRow<A> per_row(const char*, double value, const Tensor&) {
-        return {nullptr, 0, static_cast<A>(value)};
-    }
-    template <typename A>
-    static PerRow<A> per_row(const char* name, const Tensor& value, const Tensor& batch) {
-        check(same_device(value, batch) && value.is_contiguous() &&
-                  value.scalar_type() == arithmetic_dtype(batch.scalar_type()) &&
-                  (value.numel() == 1 || value.numel() == batch.size(0)),
-              name,
-              ": expected one value, or one per sample, on the device of the batch, float64 for a float64 "
-              "batch, else "
-              "float32");
-        return {data<A>(value), value.numel() == 1 ? 0 : 1};
-    }
-
-    static Tensor project(const Tensor& delta_, const Tensor& eps, const std::optional<Tensor>& center_,
+    static Tensor project(const Tensor& delta, const Tensor& eps, const std::optional<Tensor>& center,
                           double lower, double upper) {
-        const Tensor delta = as_contiguous(delta_);
-        const Shape shape(delta);
-        std::optional<Tensor> center;
-        if (center_.has_value()) {
-            check_like("center", *center_, delta);
-            center = as_contiguous(*center_);
-        }
-        Tensor out = new_result(delta, delta.sizes());
-        for_dtype("delta", delta.scalar_type(), [&]<typename T>() {
-            using A = arithmetic_t<T>;
-            Kernels(delta).template project_linf<T>(
-                data<const T>(delta), center ? data<const T>(*center) : nullptr,
-                per_row<A>("eps", eps, delta), static_cast<A>(lower), static_cast<A>(upper), shape.rows,
-                shape.length, data<T>(out));
-        });
-        return out;
+        return project_rows(delta, eps, center, lower, upper,
+                            []<typename T>(const Tensor& batch, const auto&... arguments) {
+                                Kernels(batch).template project_linf<T>(arguments...);
+                            });
     }
 
     // `Value`: a number, or a tensor with one value or one per sample. out may be x_adv, which is contiguous.
     template <typename Value>
     static void step_into(Tensor& out, const Tensor& x_adv, const Tensor& grad_, const Tensor& x_, Value eps,
                           Value step, double lower, double upper) {
-        const Shape shape(x_adv);
+        const BatchShape shape(x_adv);
         check_like("grad", grad_, x_adv);
         check_like("x", x_, x_adv);
         const Tensor grad = as_contiguous(grad_), x = as_contiguous(x_);
