@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import projection, report, sampling
+from benchmarks import balls, projection, report, sampling
 from benchmarks.harness import Harness, Outcome, Settings
 
-FAMILIES = (sampling, projection)
+FAMILIES = (sampling, projection, balls)
 
 
 def main(arguments: Sequence[str]) -> int:

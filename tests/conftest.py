@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from integralrob.ops._library import native_problems
+from integralrob.ops._library import native_path, native_problems
 from integralrob.ops.bands import PADDINGS
 
 # A back end is entered once for all examples of a property, which is what it is for.
@@ -71,7 +71,9 @@ _emulated = torch.library.Library("integralrob_simt", "DEF")
 @functools.cache
 def load_emulated_kernels() -> None:
     """`torch.ops.integralrob_simt`: every ``integralrob::`` op, run by the emulator of `tests/simt`."""
-    found = sorted((Path(__file__).parent.parent / "build" / "native").rglob("libintegralrob_simt.so"))
+    name = "libintegralrob_simt.so"
+    built = sorted((Path(__file__).parent.parent / "build" / "native").rglob(name))
+    found = [path for path in (native_path("simt"), *built) if path.exists()]
     assert found, "the emulated CUDA kernels are not built: CMake builds them with -DINTEGRALROB_TESTS=ON (make test)"
     for schema in torch._C._jit_get_all_schemas():
         if schema.name.startswith("integralrob::"):

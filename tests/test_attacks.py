@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import integralrob as ir
 from integralrob.attacks.losses import LOSSES
 
+NORMS = ["linf", "l1", "l2"]
+
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -77,6 +79,74 @@ def test_linear_model_reaches_the_closed_form_optimum(dtype: torch.dtype, target
     torch.testing.assert_close(result.loss.double(), losses(model, result.adversarial, y), rtol=1e-5, atol=1e-6)
 
 
+def best_of_a_linear_function(norm: str, w: Tensor, x: Tensor, eps: float, bounds: Any) -> Tensor:
+    """The greatest ``w · δ`` over ball and box, ``[B]``."""
+    low, high = (torch.full_like(x, bound) for bound in bounds or (-torch.inf, torch.inf))
+    room = torch.where(w > 0, high - x, x - low)
+    if norm == "linf":
+        return (w.abs() * room.clamp(max=eps)).sum(1)
+    if norm == "l2":  # δ along w, cut by the box, as long as it may be
+        delta = ir.ops.reference.project_l2(1e9 * w, eps, center=x, bounds=bounds or (-torch.inf, torch.inf))
+        return (w * delta).sum(1)
+    # The fractional knapsack: what weighs most first, until eps is spent.
+    order = w.abs().argsort(dim=1, descending=True)
+    room = room.gather(1, order).clamp(max=eps)
+    spent = torch.minimum(room, (eps - room.cumsum(1) + room).clamp(min=0))
+    return (w.abs().gather(1, order) * spent).sum(1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("bounds", [None, (0.0, 1.0)], ids=str)
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_linear_model_in_every_ball(norm: str, bounds: Any, targeted: bool, random_start: bool) -> None:
+    """Near the closed-form optimum: in l1 and l2 the steps end in circles around it that are as small as they are."""
+    model = linear(features=20, dtype=torch.float64)
+    x, y = batch(shape=(20,), dtype=torch.float64)
+    away = model.weight.detach()[1 - y] - model.weight.detach()[y]
+    w = -away if targeted else away
+    eps = {"linf": 0.2, "l1": 2.0, "l2": 0.8}[norm]
+    options: dict[str, Any] = {"k": 1 if bounds is None else 3} if norm == "l1" else {}
+    result = ir.attacks.pgd(
+        model,
+        x,
+        y,
+        norm=norm,
+        eps=eps,
+        steps=300,
+        step_size=eps / 20,
+        targeted=targeted,
+        random_start=random_start,
+        bounds=bounds,
+        loss=lambda logits, y: logits.gather(1, 1 - y[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0],
+        generator=rng(),
+        **options,
+    )
+    reached = (w * (result.adversarial - x)).sum(1)
+    optimum = best_of_a_linear_function(norm, w, x, eps, bounds)
+    hit = model(x).argmax(1) == y
+    lasting = ~hit if targeted else hit  # else a success of little gain beats a failure of more
+    assert (reached <= optimum * (1 + 1e-9)).all()
+    assert lasting.any()
+    assert (reached >= 0.95 * optimum)[lasting].all()
+    assert reached[lasting].sum() >= 0.99 * optimum[lasting].sum()
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_l1_goes_on_with_the_entries_that_can_move(largest: int) -> None:
+    """The steepest one is at its bound, or comes there: its place among the k is taken by the next."""
+    w = torch.tensor([4.0, -2.0, 1.0])
+    x = torch.tensor([[1.0, 0.5, 0.5], [0.75, 0.5, 0.5]])[largest : largest + 1]
+    y = torch.zeros(1, dtype=torch.int64)
+
+    def model(batch: Tensor) -> Tensor:
+        return torch.stack([-(batch * w).sum(1), (batch * w).sum(1)], 1)
+
+    result = ir.attacks.pgd(model, x, y, norm="l1", eps=0.5, k=1, steps=20, step_size=0.25, random_start=False)
+    expected = torch.tensor([[1.0, 0.0, 0.5], [1.0, 0.25, 0.5]])[largest : largest + 1]
+    torch.testing.assert_close(result.adversarial, expected, rtol=0, atol=1e-6)
+
+
 def test_confident_model_does_not_hide_its_gradient() -> None:
     """Logits so far apart that the softmax is 0 and 1 in float32: the gradient of plain cross entropy is zero."""
     model = linear()
@@ -119,10 +189,11 @@ def test_callable_loss(targeted: bool) -> None:
     torch.testing.assert_close(result.loss, margin(model(result.adversarial), y).detach())
 
 
-def test_robust_accuracy_falls_with_eps(blobs: tuple[nn.Module, Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_robust_accuracy_falls_with_eps(norm: str, blobs: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = blobs
     radii = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
-    results = [ir.attacks.pgd(model, x, y, eps=eps, steps=20, generator=rng()) for eps in radii]
+    results = [ir.attacks.pgd(model, x, y, norm=norm, eps=eps, steps=20, generator=rng()) for eps in radii]
     accuracy = [1 - result.success.double().mean().item() for result in results]
     clean = (model(x).argmax(1) == y).double().mean().item()
     assert clean > 0.95
@@ -140,6 +211,7 @@ def test_target_is_reached(blobs: tuple[nn.Module, Tensor, Tensor]) -> None:
     assert (result.loss.double() <= losses(model, x, target) + 1e-6).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @settings(max_examples=40, deadline=None)
 @given(
     eps=st.floats(0, 2),
@@ -149,7 +221,7 @@ def test_target_is_reached(blobs: tuple[nn.Module, Tensor, Tensor]) -> None:
     seed=st.integers(0, 1000),
 )
 def test_every_iterate_stays_in_ball_and_box(
-    eps: float, step_size: float | None, bounds: Any, shape: tuple[int, ...], seed: int
+    norm: str, eps: float, step_size: float | None, bounds: Any, shape: tuple[int, ...], seed: int
 ) -> None:
     network = linear(features=max(1, torch.Size(shape).numel()), classes=3, dtype=torch.float64, seed=seed)
     seen: list[Tensor] = []
@@ -159,17 +231,17 @@ def test_every_iterate_stays_in_ball_and_box(
         return network(batch.reshape(len(batch), -1)).sin()
 
     x, y = batch(5, shape, 3, torch.float64)
-    result = ir.attacks.pgd(
-        model, x, y, eps=eps, steps=4, step_size=step_size, restarts=2, bounds=bounds, generator=rng(seed)
-    )
+    options: dict[str, Any] = {"step_size": step_size, "restarts": 2, "bounds": bounds, "generator": rng(seed)}
+    result = ir.attacks.pgd(model, x, y, norm=norm, eps=eps, steps=4, **options)
+    order = {"linf": torch.inf, "l1": 1, "l2": 2}[norm]
     for iterate in (*seen, result.adversarial):
         assert iterate.shape == x.shape
-        assert (iterate - x).abs().max() <= eps + 1e-15 * (1 + eps)
+        assert torch.linalg.vector_norm((iterate - x).reshape(5, -1), order, dim=1).max() <= eps + 1e-15 * (1 + eps)
         if bounds is not None:
             assert iterate.min() >= bounds[0]
             assert iterate.max() <= bounds[1]
-    distance = (result.adversarial - x).abs().reshape(5, -1).amax(1)
-    assert torch.equal(result.norm, distance)
+    distance = torch.linalg.vector_norm((result.adversarial - x).reshape(5, -1), order, dim=1)
+    torch.testing.assert_close(result.norm, distance, rtol=1e-15, atol=0)
 
 
 def test_random_start_is_uniform_in_ball_and_box() -> None:
@@ -190,41 +262,105 @@ def test_random_start_is_uniform_in_ball_and_box() -> None:
     assert not torch.equal(start[0], start[1])
 
 
-def test_eps_per_sample_equals_one_call_each() -> None:
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("d", [1, 2, 7])
+def test_random_start_is_uniform_in_the_ball(norm: str, d: int) -> None:
+    """Radii to the power d are uniform, directions even; a step size of 0 keeps the start."""
+    samples, eps = 20000, 0.25
+    starts: list[Tensor] = []
+
+    def model(batch: Tensor) -> Tensor:
+        starts.append(batch.detach())
+        return torch.stack([batch.sum(1), -batch.sum(1)], 1)
+
+    x, y = torch.full((samples, d), 0.5, dtype=torch.float64), torch.zeros(samples, dtype=torch.int64)
+    ir.attacks.pgd(model, x, y, norm=norm, eps=eps, steps=1, bounds=None, generator=rng())
+    delta = (starts[1] - x) / eps
+    order = int(norm[1])
+    share = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
+    volume = torch.linalg.vector_norm(delta, order, dim=1) ** d
+    torch.testing.assert_close(torch.quantile(volume, share), share, rtol=0, atol=0.02)
+    torch.testing.assert_close(delta.mean(0), torch.zeros(d).double(), rtol=0, atol=0.02)
+    moment = 1 / (d + 1) if norm == "l1" else 1 / (d + 2)  # of |t| and t² in the unit balls
+    torch.testing.assert_close((delta.abs() ** order).mean(0), torch.full((d,), moment).double(), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_random_start_is_projected_on_ball_and_box(norm: str, dtype: torch.dtype) -> None:
+    """With a radius for each sample: what the same numbers give without a box, projected."""
+    starts: list[Tensor] = []
+
+    def model(batch: Tensor) -> Tensor:
+        starts.append(batch.detach())
+        return torch.stack([batch.sum(1), -batch.sum(1)], 1)
+
+    x, y = batch(50, (9,), dtype=dtype)
+    x[:, :3] = 0
+    eps = torch.linspace(0.1, 4, 50)
+    options: dict[str, Any] = {"norm": norm, "eps": eps, "steps": 1}
+    ir.attacks.pgd(model, x.float(), y, bounds=None, generator=rng(), **options)
+    ir.attacks.pgd(model, x, y, generator=rng(), **options)
+    free, boxed = starts[1] - x, starts[4]
+    project = getattr(ir.ops.reference, f"project_{norm}")
+    expected = x.double() + project(free.double(), eps, center=x.double(), bounds=(0, 1))
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(boxed.double(), expected, rtol=0, atol=max(2 * rounding, 1e-5))
+    assert boxed.min() == 0
+    assert boxed.max() <= 1
+    length = torch.linalg.vector_norm(boxed.double() - x.double(), int(norm[1]), dim=1)
+    assert (length <= eps + 9 * rounding).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_eps_per_sample_equals_one_call_each(norm: str) -> None:
     model = linear(classes=3)
     x, y = batch(6, classes=3)
     eps = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4, 3.0])
-    together = ir.attacks.pgd(model, x, y, eps=eps, steps=5, random_start=False)
+    options: dict[str, Any] = {"norm": norm, "steps": 5, "random_start": False}
+    together = ir.attacks.pgd(model, x, y, eps=eps, **options)
     for i in range(6):
-        alone = ir.attacks.pgd(model, x[i : i + 1], y[i : i + 1], eps=eps[i].item(), steps=5, random_start=False)
+        alone = ir.attacks.pgd(model, x[i : i + 1], y[i : i + 1], eps=eps[i].item(), **options)
         torch.testing.assert_close(together.adversarial[i : i + 1], alone.adversarial)
         torch.testing.assert_close(together.trace[:, :, i : i + 1], alone.trace)
     assert (together.norm <= eps + 1e-6).all()
     assert torch.equal(together.adversarial[0], x[0])
 
 
-def test_step_size_per_sample() -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_step_size_per_sample(norm: str) -> None:
     x, y = batch(3)
     sizes = torch.tensor([0.0, 0.01, 0.02])
-    result = ir.attacks.pgd(
-        linear(), x, y, eps=1.0, steps=3, step_size=sizes, random_start=False, bounds=None, loss=lambda z, y: z[:, 0]
-    )
+    options: dict[str, Any] = {"norm": norm, "random_start": False, "bounds": None, "loss": lambda z, y: z[:, 0]}
+    result = ir.attacks.pgd(linear(), x, y, eps=1.0, steps=3, step_size=sizes, **options)
     torch.testing.assert_close(result.norm, 3 * sizes)
 
 
-def test_default_step_size_is_two_and_a_half_radii_over_the_steps() -> None:
+@pytest.mark.parametrize(("norm", "path"), [("linf", 2.5), ("l1", 5), ("l2", 2.5)])
+def test_default_step_size_is_a_path_of_some_radii_over_the_steps(norm: str, path: float) -> None:
     x, y = batch()
-    given_size = ir.attacks.pgd(linear(), x, y, eps=0.2, steps=8, step_size=2.5 * 0.2 / 8, generator=rng())
-    default = ir.attacks.pgd(linear(), x, y, eps=0.2, steps=8, generator=rng())
+    options: dict[str, Any] = {"norm": norm, "eps": 0.2, "steps": 8}
+    given_size = ir.attacks.pgd(linear(), x, y, step_size=path * 0.2 / 8, generator=rng(), **options)
+    default = ir.attacks.pgd(linear(), x, y, generator=rng(), **options)
     assert torch.equal(default.trace, given_size.trace)
+
+
+def test_k_of_l1_steps() -> None:
+    """Its default, and one for each sample: how many entries a first step moves."""
+    x, y = torch.full((4, 40), 0.5), torch.zeros(4, dtype=torch.int64)
+    options: dict[str, Any] = {"norm": "l1", "eps": 0.4, "steps": 1, "random_start": False}
+    for k, counts in ((None, [2] * 4), (0.5, [20] * 4), (torch.tensor([1, 2, 39, 40]), [1, 2, 39, 40])):
+        result = ir.attacks.pgd(linear(features=40), x, y, k=k, loss=lambda z, y: z[:, 0], **options)
+        assert (result.adversarial != x).sum(1).tolist() == counts
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [0.0, torch.zeros(16)])
-def test_eps_zero_returns_the_input_bit_for_bit(dtype: torch.dtype, eps: float | Tensor) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_eps_zero_returns_the_input_bit_for_bit(norm: str, dtype: torch.dtype, eps: float | Tensor) -> None:
     x, y = batch(dtype=dtype)
     x[0] = -0.0
-    result = ir.attacks.pgd(linear(dtype=dtype), x, y, eps=eps, steps=3)
+    result = ir.attacks.pgd(linear(dtype=dtype), x, y, norm=norm, eps=eps, steps=3)
     assert torch.equal(result.adversarial.view(torch.uint8), x.view(torch.uint8))
     assert result.adversarial.data_ptr() != x.data_ptr()
     assert (result.norm == 0).all()
@@ -288,9 +424,10 @@ def test_trace_is_the_loss_of_every_iterate() -> None:
         result.loss = result.norm  # type: ignore[misc]
 
 
-def test_generator_reproduces_and_leaves_the_global_state_alone() -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_generator_reproduces_and_leaves_the_global_state_alone(norm: str) -> None:
     x, y = batch()
-    arguments: dict[str, Any] = {"eps": 0.3, "steps": 1, "step_size": 0.01}
+    arguments: dict[str, Any] = {"norm": norm, "eps": 0.3, "steps": 1, "step_size": 0.01}
     before = torch.get_rng_state()
     first = ir.attacks.pgd(linear(), x, y, generator=rng(), **arguments)
     again = ir.attacks.pgd(linear(), x, y, generator=rng(), **arguments)
@@ -449,13 +586,14 @@ def test_under_autocast() -> None:
     torch.testing.assert_close(result.adversarial, expected.adversarial)
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [(0, 6), (0, 3, 4, 4), (0,)])
-def test_empty_batch(shape: tuple[int, ...]) -> None:
+def test_empty_batch(shape: tuple[int, ...], norm: str) -> None:
     def model(batch: Tensor) -> Tensor:
         raise AssertionError("nothing to evaluate")
 
     y = torch.zeros(0, dtype=torch.int64)
-    result = ir.attacks.pgd(model, torch.zeros(shape), y, eps=torch.zeros(0), steps=3, restarts=2)
+    result = ir.attacks.pgd(model, torch.zeros(shape), y, norm=norm, eps=torch.zeros(0), steps=3, restarts=2)
     assert result.adversarial.shape == shape
     assert result.trace.shape == (2, 4, 0)
     assert result.success.shape == result.loss.shape == result.norm.shape == (0,)
@@ -524,7 +662,8 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert "6/6" in capsys.readouterr().err
 
 
-def test_no_wait_inside_the_loop() -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_wait_inside_the_loop(norm: str) -> None:
     """What makes a GPU's host wait: a tensor's values read, or a shape that depends on them. Checks do, once."""
 
     class Waits(TorchDispatchMode):
@@ -537,7 +676,7 @@ def test_no_wait_inside_the_loop() -> None:
     def waits(steps: int, restarts: int) -> int:
         x, y = batch()
         with Waits() as mode:
-            ir.attacks.pgd(linear(), x, y, eps=0.1, steps=steps, restarts=restarts)
+            ir.attacks.pgd(linear(), x, y, norm=norm, eps=0.1, steps=steps, restarts=restarts)
         return mode.count
 
     assert waits(1, 1) == waits(7, 3) > 0

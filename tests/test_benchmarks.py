@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import integralrob as ir
-from benchmarks import harness, projection, report, sampling
-from benchmarks.__main__ import main
+from benchmarks import balls, harness, projection, report, sampling
+from benchmarks.__main__ import FAMILIES, main
 from benchmarks.harness import Case, Harness, Memory, Outcome, Peer, Result, Settings, Work, find_difference
 
 CPU = torch.device("cpu")
@@ -50,11 +50,17 @@ def test_gate_trips(theirs: Result, message: str) -> None:
         raise AssertionError(error)
 
 
+def test_a_peer_that_does_less_is_compared_with_ours_that_does_no_more() -> None:
+    one, two = constant(torch.ones(1)), constant(torch.full((1,), 2.0))
+    assert find_difference(two, [Peer("peer", one, same_as=one), Peer("other", two)], 0.0) is None
+    assert find_difference(one, [Peer("peer", one, same_as=two)], 0.0) is not None
+
+
 def test_gate_trips_on_a_nan_of_ours() -> None:
     assert find_difference(constant(torch.tensor([torch.nan])), [Peer("peer", constant(torch.ones(1)))], 1.0)
 
 
-@pytest.mark.parametrize("op", ["linf_step", "sample_weight"])
+@pytest.mark.parametrize("op", ["l1_step", "linf_step", "project_l1", "sample_weight"])
 def test_a_wrong_kernel_fails_its_cases_and_the_run(
     op: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -67,7 +73,7 @@ def test_a_wrong_kernel_fails_its_cases_and_the_run(
 
     monkeypatch.setattr(ir.ops, op, wrong)
     file = tmp_path / "results.json"
-    names = ["linf_step 1x3", "project_linf 1x3", "8x8x3x3"]
+    names = ["l1_step 32x3072", "linf_step 1x3", "project_l1 32x3072", "project_linf 1x3", "8x8x3x3"]
     assert main(["--quick", "--json", str(file), *names]) == 1
     captured = capsys.readouterr()
     assert "FAILED the equality gate" in captured.out
@@ -307,7 +313,7 @@ def test_moved_bytes_count_each_input_and_output_once() -> None:
             assert work.moved_bytes == (2 * forward if "backward" in case.name else forward)
         assert (result[0] if isinstance(result, tuple) else result).dtype == torch.float32
     assert str(sizes) == "8x8x3x3 -> 6x6"
-    for case in projection.cases(True, "cpu"):
+    for case in projection.cases(True, "cpu") + balls.cases(True, "cpu"):
         tensors = 3 if case.name.startswith("project") else 4
         work = case.prepare(CPU)
         result = work.ours()
@@ -317,13 +323,13 @@ def test_moved_bytes_count_each_input_and_output_once() -> None:
 
 def test_case_names_are_distinct() -> None:
     for device_type in ("cpu", "cuda"):
-        names = [case.name for family in (sampling, projection) for case in family.cases(False, device_type)]
+        names = [case.name for family in FAMILIES for case in family.cases(False, device_type)]
         assert len(set(names)) == len(names)
 
 
 def test_what_a_gpu_has_beside_the_cpus_cases() -> None:
     """Every one passes its gate on the CPU as well."""
-    for family in (sampling, projection):
+    for family in FAMILIES:
         on_cpu = [case.name for case in family.cases(True, "cpu")]
         on_gpu = family.cases(True, "cuda")
         assert [case.name for case in on_gpu[: len(on_cpu)]] == on_cpu
@@ -353,7 +359,7 @@ def test_quick_run(device: str, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert written["copy_gb_per_s"] > 0.1
     assert {"date", "commit", "cpu", "threads", "instruction_set", "load_average"} <= written.keys()
     results = written["results"]
-    assert len(results) == len(sampling.cases(True, device)) + len(projection.cases(True, device))
+    assert len(results) == sum(len(family.cases(True, device)) for family in FAMILIES)
     for result in results:
         assert result["error"] is None
         assert result["rounds"] >= 2

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import MODES, random
-from every_op import KERNELS, arguments, overload
+from every_op import NAMES, arguments, overload, tensors
 from torch import Tensor
 
 import integralrob as ir
@@ -22,16 +22,20 @@ SLEEP_CYCLES = 500_000_000
 
 
 def run(name: str, given: tuple[object, ...]) -> list[Tensor]:
-    """One op's result, and where it has derivatives those of the sum of its entries."""
+    """One op's results, and where it has derivatives those of the sum of their entries."""
     if "_." in name:
         written, *others = given
         assert isinstance(written, Tensor)
         written = written.clone()
         overload(name)(written, *others)
         return [written]
-    out = overload(name)(*given)
+    outs = tensors(overload(name)(*given))
     leaves = [x for x in given if isinstance(x, Tensor) and x.requires_grad]
-    return [out.detach(), *(torch.autograd.grad(out, leaves, torch.ones_like(out)) if leaves else ())]
+    results = [out.detach() for out in outs]
+    if leaves:  # of a derivative, the center of a box is not one
+        ones = [torch.ones_like(out) for out in outs]
+        results += torch.autograd.grad(outs, leaves, ones, materialize_grads=True)
+    return results
 
 
 def assert_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
@@ -77,7 +81,7 @@ def test_a_wait_is_noticed() -> None:
         twice_without_waiting(torch.cuda.synchronize)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_op_waits_for_the_gpu(name: str, rng: torch.Generator) -> None:
     given = arguments(name, torch.float32, rng, "cuda")
     twice_without_waiting(lambda: run(name, given))
@@ -86,15 +90,20 @@ def test_no_op_waits_for_the_gpu(name: str, rng: torch.Generator) -> None:
 def test_public_functions_do_not_wait_for_the_gpu(rng: torch.Generator) -> None:
     values = random((9, 8, 3), torch.float32, rng, "cuda").requires_grad_()
     points = tuple(torch.linspace(-1, 1, count, device="cuda") for count in (6, 5))
-    x, grad = (random((4, 7), torch.float32, rng, "cuda") for _ in range(2))
+    x, grad, previous = (random((4, 7), torch.float32, rng, "cuda") for _ in range(3))
     eps = torch.rand(4, generator=rng).cuda()
+    counts = torch.tensor([1, 2, 7, 3], device="cuda")
 
     def work() -> None:
         sampled = ir.ops.sample_weight(values, points, antialias=True)  # cached bands
         torch.autograd.grad(sampled, values, torch.ones_like(sampled))
-        for radius in (0.3, eps):
-            ir.ops.project_linf(grad, radius, center=x, bounds=(0, 1))
-            ir.ops.linf_step_(x.clone(), grad, x, radius, 0.1)
+        for radius, k in ((0.3, 2), (eps, 0.5), (eps, counts), (0.3, eps)):
+            momentum = {"momentum": 0.25, "previous": previous}
+            for project in (ir.ops.project_linf, ir.ops.project_l1, ir.ops.project_l2):
+                project(grad, radius, center=x, bounds=(0, 1))
+            ir.ops.linf_step_(x.clone(), grad, x, radius, 0.1, **momentum)
+            ir.ops.l2_step_(x.clone(), grad, x, radius, 0.1, **momentum)
+            ir.ops.l1_step_(x.clone(), grad, x, radius, 0.1, k=k, **momentum)
 
     twice_without_waiting(work)
 
@@ -132,7 +141,7 @@ def captured(work: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, li
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_replay_with_other_inputs(name: str, dtype: torch.dtype, rng: torch.Generator) -> None:
     """Starts included, so that no index table is one of the capture's."""
     given = arguments(name, dtype, rng, "cuda")
@@ -148,17 +157,19 @@ def test_replay_with_other_inputs(name: str, dtype: torch.dtype, rng: torch.Gene
         assert_equal(results, run(name, others))
 
 
-def test_replayed_attack_step(rng: torch.Generator) -> None:
+@pytest.mark.parametrize("norm", ["linf", "l1", "l2"])
+def test_replayed_attack_step(norm: str, rng: torch.Generator) -> None:
     """Each replay goes on from where the last one has left `x_adv`."""
     x, grad = torch.rand(4, 3, 33, generator=rng).cuda(), torch.empty(4, 3, 33, device="cuda")
     x_adv, expected = x.clone(), x.clone()
     eps = torch.tensor([0.0, 0.1, 0.2, 0.3], device="cuda")
-    graph, _ = captured(lambda: [ir.ops.linf_step_(x_adv, grad, x, eps, 0.05)])
+    step_ = getattr(ir.ops, f"{norm}_step_")
+    graph, _ = captured(lambda: [step_(x_adv, grad, x, eps, 0.05)])
     x_adv.copy_(x)
     for _ in range(5):
         grad.copy_(random((4, 3, 33), torch.float32, rng, "cuda"))
         graph.replay()
-        ir.ops.linf_step_(expected, grad, x, eps, 0.05)
+        step_(expected, grad, x, eps, 0.05)
         assert torch.equal(x_adv, expected)
     assert (x_adv[1:] != x[1:]).any()
 
@@ -185,7 +196,7 @@ def test_replayed_layer(rng: torch.Generator) -> None:
 # -------------------------------------------------------------------------------------------------------------- streams
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_work_is_on_the_current_stream(name: str, rng: torch.Generator) -> None:
     """It waits for what is before it there, and for nothing else."""
     given = arguments(name, torch.float32, rng, "cuda")
@@ -217,19 +228,19 @@ def test_work_is_on_the_current_stream(name: str, rng: torch.Generator) -> None:
 
 def test_two_streams_at_once(rng: torch.Generator) -> None:
     streams = [torch.cuda.Stream() for _ in range(2)]
-    cases = [[arguments(name, torch.float32, rng, "cuda") for name in KERNELS] for _ in streams]
-    expected = [[run(name, given) for name, given in zip(KERNELS, case, strict=True)] for case in cases]
+    cases = [[arguments(name, torch.float32, rng, "cuda") for name in NAMES] for _ in streams]
+    expected = [[run(name, given) for name, given in zip(NAMES, case, strict=True)] for case in cases]
     torch.cuda.synchronize()
     results: list[list[list[Tensor]]] = [[] for _ in streams]
     for _ in range(20):
-        for index, name in enumerate(KERNELS):
+        for index, name in enumerate(NAMES):
             for stream, case, found in zip(streams, cases, results, strict=True):
                 with torch.cuda.stream(stream):
                     found.append(run(name, case[index]))
     torch.cuda.synchronize()
     for found, right in zip(results, expected, strict=True):
         for index, outcome in enumerate(found):
-            assert_equal(outcome, right[index % len(KERNELS)])
+            assert_equal(outcome, right[index % len(NAMES)])
 
 
 def test_a_band_that_another_stream_has_made(rng: torch.Generator) -> None:
@@ -253,7 +264,7 @@ def test_a_band_that_another_stream_has_made(rng: torch.Generator) -> None:
 # -------------------------------------------------------------------------------------------------------- other devices
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_gpu_that_is_not_the_current_one(name: str, rng: torch.Generator) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("this machine has one GPU")
@@ -266,7 +277,7 @@ def test_a_gpu_that_is_not_the_current_one(name: str, rng: torch.Generator) -> N
     assert_equal([result.to("cuda:0") for result in results], run(name, here))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_tensors_on_different_devices_are_an_error(name: str, rng: torch.Generator) -> None:
     given = arguments(name, torch.float32, rng, "cuda")
     tensors = [index for index, x in enumerate(given) if isinstance(x, Tensor)]
@@ -395,12 +406,14 @@ def test_a_row_does_not_depend_on_the_others(inner: int, dtype: torch.dtype, rng
     band = (start, weight.float())
     sampled, adjoint = ir.ops.sample_1d(values, *band), ir.ops.sample_1d_adjoint(grad, *band, 40)
     eps = torch.rand(70, generator=rng).cuda()
-    stepped = ir.ops.linf_step(values, values.flip(0), values.flip(1), eps, 0.1)
+    steps = (ir.ops.linf_step, ir.ops.l1_step, ir.ops.l2_step)
+    stepped = [step(values, values.flip(0), values.flip(1), eps, 0.1) for step in steps]
     for few in (slice(0, 1), slice(13, 20), slice(69, 70)):
         assert torch.equal(ir.ops.sample_1d(values[few], *band), sampled[few])
         assert torch.equal(ir.ops.sample_1d_adjoint(grad[few], *band, 40), adjoint[few])
-        alone = ir.ops.linf_step(values[few], values.flip(0)[few], values.flip(1)[few], eps[few], 0.1)
-        assert torch.equal(alone, stepped[few])
+        for step, together in zip(steps, stepped, strict=True):
+            alone = step(values[few], values.flip(0)[few], values.flip(1)[few], eps[few], 0.1)
+            assert torch.equal(alone, together[few])
 
 
 # ---------------------------------------------------------------------------------------------------------------- bands

@@ -48,6 +48,8 @@ def results(folder: Path) -> dict[str, Any]:
 def test_results(results: dict[str, Any]) -> None:
     assert set(results) == {"versions", "seed", "settings", "rows"}
     assert results["seed"] == 3
+    radii = {norm: results["settings"][norm]["eps"] for norm in ("linf", "l1", "l2")}
+    assert radii == TINY.digits.radii
     assert results["versions"]["integralrob"] == ir.__version__
     assert results["versions"]["torch"] == torch.__version__
     # Each task: the discrete row, then every sampling converted and trained, at 2 sizes.
@@ -61,15 +63,15 @@ def test_results(results: dict[str, Any]) -> None:
         assert row["milliseconds"] > 0
         absent = {name for name, value in row.items() if value is None} - {"sampling"}
         if row["task"] == "digits":
-            assert absent == {"l1", "l2", "psnr"}
-            assert 0 <= row["linf"] <= row["clean"] <= 100
+            assert absent == {"psnr"}
+            assert all(0 <= row[norm] <= row["clean"] <= 100 for norm in ("linf", "l1", "l2"))
         else:
             assert absent == {"clean", "linf", "l1", "l2"}
             assert 10 < row["psnr"] < 50
 
 
 def test_full_size_equals_the_discrete_network_and_half_size_is_smaller(results: dict[str, Any]) -> None:
-    for task, measure in (("digits", "clean"), ("digits", "linf"), ("photos", "psnr")):
+    for task, measure in (*(("digits", name) for name in ("clean", "linf", "l1", "l2")), ("photos", "psnr")):
         rows = [row for row in results["rows"] if row["task"] == task]
         discrete = next(row for row in rows if row["model"] == "discrete")
         for row in rows:
@@ -110,6 +112,8 @@ def test_a_seed_gives_the_same_results_and_a_table_of_them(
         "fraction",
         "clean",
         "linf",
+        "l1",
+        "l2",
         "psnr",
         "parameters",
         "milliseconds",
@@ -155,7 +159,9 @@ def test_measures() -> None:
     x = torch.tensor([0.1, 0.45, 0.55, 0.9]).view(4, 1, 1, 1)
     y = torch.tensor([0, 0, 1, 0])
     assert accuracy(_Fixed(), x, y) == 75
-    assert robust_accuracy(_Fixed(), x, y, eps=0.1, steps=5, generator=torch.Generator().manual_seed(0)) == 25
+    for norm in ("linf", "l1", "l2"):
+        generator = torch.Generator().manual_seed(0)
+        assert robust_accuracy(_Fixed(), x, y, norm=norm, eps=0.1, steps=5, generator=generator) == 25
     assert psnr(torch.full((2, 3), 0.5), torch.full((2, 3), 0.4)) == pytest.approx(20, abs=1e-5)
     assert psnr(torch.full((2, 3), 1.5), torch.ones(2, 3)) == math.inf
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import DEVICES, Backend, load_emulated_kernels, need_cuda
-from every_op import KERNELS, NAMES, arguments, overload
+from every_op import NAMES, arguments, overload, tensors
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -43,7 +43,7 @@ def test_opcheck(name: str, device: str, rng: torch.Generator) -> None:
         torch.library.opcheck(overload(name), arguments(name, dtype, rng, device))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_kernels_write_to_what_the_schema_says(backend: Backend, name: str, rng: torch.Generator) -> None:
     kernel = overload(name) if backend.kernel is None else backend.kernel(overload(name))
     given = [x.detach() if isinstance(x, Tensor) else x for x in arguments(name, torch.float32, rng, backend.device)]
@@ -53,7 +53,7 @@ def test_kernels_write_to_what_the_schema_says(backend: Backend, name: str, rng:
     assert written == ([0] if "_." in name else [])
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_has_native_kernels_and_a_fallback(name: str) -> None:
     full = name.removesuffix(".default")
     load_emulated_kernels()
@@ -64,11 +64,6 @@ def test_has_native_kernels_and_a_fallback(name: str) -> None:
         need_cuda()
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"integralrob::{full}", "CUDA")
     assert not set(DEVICES) & _library.native_problems().keys()
-
-
-def tensors(result: Any) -> tuple[Tensor, ...]:
-    """None, a tensor, or some."""
-    return () if result is None else result if isinstance(result, tuple) else (result,)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -176,14 +171,18 @@ def test_project_linf_compiles_once(rng: torch.Generator) -> None:
     check_compiled(project, cases)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l1", "l2"])
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_steps_compile_once(per_sample: bool, rng: torch.Generator) -> None:
+def test_steps_compile_once(per_sample: bool, norm: str, rng: torch.Generator) -> None:
+    step, step_ = (getattr(ir.ops, name) for name in (f"{norm}_step", f"{norm}_step_"))
+
     def attack(x_adv: Tensor, grad: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         radius = eps if per_sample else 0.3
-        moved = ir.ops.linf_step(x_adv, grad, x, radius, 0.1)
+        k: dict[str, Any] = {"k": eps if per_sample else 0.3} if norm == "l1" else {}
+        moved = step(x_adv, grad, x, radius, 0.1, **k)
         written = moved.clone()
-        ir.ops.linf_step_(written, -grad, x, radius, 0.2, bounds=(0.1, 0.9))
-        return ir.ops.linf_step_(x_adv, grad, x, radius, 0.1) + written - moved
+        step_(written, -grad, x, radius, 0.2, bounds=(0.1, 0.9), **k)
+        return step_(x_adv, grad, x, radius, 0.1, momentum=0.25, previous=moved, **k) + written - moved
 
     cases = [
         tuple(torch.rand(shape, dtype=torch.float64, generator=rng) for shape in ((b, d), (b, d), (b, d), (b,)))
@@ -192,13 +191,15 @@ def test_steps_compile_once(per_sample: bool, rng: torch.Generator) -> None:
     check_compiled(attack, cases)
 
 
-def test_compiled_in_place_step_writes_its_argument(rng: torch.Generator) -> None:
+@pytest.mark.parametrize("norm", ["linf", "l1", "l2"])
+def test_compiled_in_place_step_writes_its_argument(norm: str, rng: torch.Generator) -> None:
     torch._dynamo.reset()
     x_adv, grad, x = (torch.rand(3, 4, generator=rng) for _ in range(3))
-    expected = ir.ops.linf_step(x_adv, grad, x, 0.25, 0.1)
+    step, step_ = (getattr(ir.ops, name) for name in (f"{norm}_step", f"{norm}_step_"))
+    expected = step(x_adv, grad, x, 0.25, 0.1)
     version = x_adv._version
-    step = torch.compile(ir.ops.linf_step_, fullgraph=True, backend="aot_eager")
-    assert step(x_adv, grad, x, 0.25, 0.1) is x_adv
+    compiled = torch.compile(step_, fullgraph=True, backend="aot_eager")
+    assert compiled(x_adv, grad, x, 0.25, 0.1) is x_adv
     assert torch.equal(x_adv, expected)
     assert x_adv._version > version
 
@@ -243,6 +244,10 @@ for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             ir.ops.project_linf(rows, 0.5, center=rows.flip(1), bounds=(0, 1)),
             ir.ops.linf_step(rows, rows.flip(0), rows.flip(1), 0.3, 0.1),
             ir.ops.linf_step_(rows.clone(), rows.flip(0), rows.flip(1), torch.rand(30, generator=rng), 0.1),
+            ir.ops.project_l1(rows, 5, center=rows.flip(1), bounds=(0, 1)),
+            ir.ops.project_l2(rows, 2, center=rows.flip(1), bounds=(0, 1)),
+            ir.ops.l1_step(rows, rows.flip(0), rows.flip(1), 5, 2),
+            ir.ops.l2_step(rows, rows.flip(0), rows.flip(1), 2, 1),
         ]
 torch.save(results, sys.argv[1])
 """
@@ -279,9 +284,10 @@ def test_instruction_sets_agree(tmp_path: Path) -> None:
             for index, (expected, actual) in enumerate(zip(results, other[key], strict=True)):
                 scale = expected.abs().amax().item()
                 wide = torch.finfo(torch.float64 if "float64" in key else torch.float32).eps
-                narrow = torch.finfo(expected.dtype).eps if index < 7 else 0  # projections do no sums: bit-equal
+                sums = not 7 <= index <= 10  # in l-infinity there are none: bit-equal
+                narrow = torch.finfo(expected.dtype).eps
                 torch.testing.assert_close(
-                    actual, expected, rtol=narrow, atol=100 * wide * scale if index < 7 else 0, msg=f"{key} {index}"
+                    actual, expected, rtol=narrow * sums, atol=100 * wide * scale * sums, msg=f"{key} {index}"
                 )
 
 
@@ -300,6 +306,7 @@ with warnings.catch_warnings(record=True) as caught:
     x = torch.full((2, 3), 0.5)
     stepped = ir.ops.linf_step_(x.clone(), torch.ones(2, 3), x, torch.tensor([0.1, 0.2]), 1.0)
     projected = ir.ops.project_linf(x, 0.25)
+    sparse = ir.ops.l1_step(x, torch.arange(6.0).view(2, 3), x, 1.0, 0.25, k=2)
     compiled = torch.compile(ir.ops.project_linf, fullgraph=True, backend="aot_eager")(x, 0.25)
 ours = [w for w in caught if "integralrob" in str(w.message)]
 print(json.dumps({
@@ -308,6 +315,7 @@ print(json.dumps({
     "warnings": [[w.category.__name__, str(w.message), w.filename, w.lineno] for w in ours],
     "sampled": sampled.tolist(), "values": values.grad.tolist(), "points": p.grad.tolist(),
     "stepped": stepped.tolist(), "projected": projected.tolist(), "compiled": compiled.tolist(),
+    "sparse": sparse.tolist(),
 }))
 """
 

@@ -114,6 +114,35 @@ namespace integralrob::cuda {
 #define INTEGRALROB_MAP_RESIDENT 0
 #endif
 
+// ----------------------------------------------- project_l1, project_l2 and their steps: rows kept on the
+// chip
+
+// Threads of a block whose registers hold a row, or a row for each of its warps.
+#ifndef INTEGRALROB_BALL_THREADS
+#define INTEGRALROB_BALL_THREADS 128
+#endif
+
+// Entries that a thread has in registers, half as many of float64: of a projection, two numbers each; of a
+// step, three. More: longer rows stay in registers; but fewer threads share a multiprocessor.
+#ifndef INTEGRALROB_BALL_ENTRIES
+#define INTEGRALROB_BALL_ENTRIES 28
+#endif
+#ifndef INTEGRALROB_STEP_ENTRIES
+#define INTEGRALROB_STEP_ENTRIES 24
+#endif
+
+// Threads of a block whose shared memory holds a row, or its part of one. More: fewer of them wait at the
+// same time; but fewer registers for each.
+#ifndef INTEGRALROB_BALL_LARGE_THREADS
+#define INTEGRALROB_BALL_LARGE_THREADS 512
+#endif
+
+// KB of shared memory that a block should take at most; where a row takes more, more blocks share it. Two of
+// 110 fit a multiprocessor of 228 KB: one loads while the other computes.
+#ifndef INTEGRALROB_BALL_SHARED
+#define INTEGRALROB_BALL_SHARED 110
+#endif
+
 // ----------------------------------------------------------------------------------------- as kernels see
 // them
 
@@ -139,5 +168,9 @@ constexpr int64_t kRowsWaves = INTEGRALROB_ROWS_WAVES;
 
 constexpr int kMapThreads = INTEGRALROB_MAP_THREADS, kMapResident = INTEGRALROB_MAP_RESIDENT;
 constexpr int kMapVectors = INTEGRALROB_MAP_VECTORS;
+
+constexpr int kBallThreads = INTEGRALROB_BALL_THREADS, kBallLargeThreads = INTEGRALROB_BALL_LARGE_THREADS;
+constexpr int kBallEntries = INTEGRALROB_BALL_ENTRIES, kStepEntries = INTEGRALROB_STEP_ENTRIES;
+constexpr int64_t kBallSharedBytes = int64_t{INTEGRALROB_BALL_SHARED} << 10;
 
 }  // namespace integralrob::cuda

@@ -29,17 +29,14 @@ constexpr A kLargest = std::numeric_limits<A>::max();
 // Comparisons below are such that a NaN among the entries comes through, at the price of one instruction. One
 // in ε makes the search's target NaN, and so every entry.
 
-// An infinite entry counts as the largest number.
+// Of |y|: an infinite entry counts as the largest number. V, here and below, is A or a vector of it.
+template <typename V, typename A>
+INTEGRALROB_INLINE V finite(V size, A largest) {
+    return size > largest ? V{} + largest : size;
+}
 template <typename A>
 INTEGRALROB_INLINE A magnitude(A y) {
-    const A size = std::fabs(y);
-    return kLargest<A> < size ? kLargest<A> : size;
-}
-
-// A NaN in the limit is one in the entry.
-template <typename A>
-INTEGRALROB_INLINE A magnitude(A y, A limit) {
-    return limit == limit ? magnitude(y) : limit;
+    return finite(std::fabs(y), kLargest<A>);
 }
 
 // Below 0 there is no ball: only the CPU's ε is looked at before it comes here, and every search must end.
@@ -50,11 +47,11 @@ INTEGRALROB_INLINE A radius(A eps) {
 
 // How far an entry may go in the direction of y: in l1, ε is a limit too, which no entry of the ball exceeds.
 // (In l2, pass an infinite ε: entries far smaller than one as large as ε would not be scaled.)
-template <typename A>
-INTEGRALROB_INLINE A limit(A y, A center, A lo, A hi, A eps) {
-    const A room = y > A(0) ? hi - center : center - lo;
-    const A positive = room < A(0) ? A(0) : room;
-    return eps < positive ? eps : positive;
+template <typename V, typename A>
+INTEGRALROB_INLINE V limit(V y, V center, A lo, A hi, A eps) {
+    const V room = y > V{} ? hi - center : center - lo;
+    const V positive = V{} > room ? V{} : room;
+    return positive > eps ? V{} + eps : positive;
 }
 
 // An entry of the result: rounded to the storage type towards zero, so that it stays in the ball and the box.
@@ -68,8 +65,16 @@ INTEGRALROB_INLINE T signed_entry(arithmetic_t<T> magnitude, T y) {
     return bit_cast<T>(static_cast<Bits>(bits | (bit_cast<Bits>(y) & kSign)));
 }
 
-// θ in two parts, so that a - θ is right to a rounding of the difference, however close the two are. V, here
-// and below, is A or a vector of it; a NaN in θ makes every entry NaN.
+// What the box leaves of a row that is inside of the ball.
+struct Unchanged {
+    template <typename V>
+    INTEGRALROB_INLINE V operator()(V magnitude, V limit) const {
+        return limit < magnitude ? limit : magnitude;
+    }
+};
+
+// θ in two parts, so that a - θ is right to a rounding of the difference, however close the two are. A NaN in
+// θ makes every entry NaN.
 template <typename A>
 struct Threshold {
     A high, low;
@@ -85,8 +90,8 @@ struct Threshold {
     template <typename V>
     INTEGRALROB_INLINE V operator()(V magnitude, V limit) const {
         const V rest = (magnitude - high) - low;
-        const V positive = V{} > rest ? V{} : rest;
-        return limit < positive ? limit : positive;
+        const V most = limit < rest ? limit : rest;
+        return V{} > most ? V{} : most;
     }
 };
 
@@ -156,6 +161,7 @@ class BallSearch {
     INTEGRALROB_INLINE BallSearch(double outside, double inside, double target, double rounding,
                                   double resolution)
         : at(outside),
+          start_(outside),
           outside_(outside),
           inside_(inside),
           excess_inside_(-target),
@@ -164,9 +170,9 @@ class BallSearch {
           resolution_(resolution) {}
 
     // The row is its own projection onto the ball.
-    INTEGRALROB_INLINE bool inside() const { return found && passes_ == 0 && at == at; }
+    INTEGRALROB_INLINE bool inside() const { return found && at == start_; }
 
-    // Another x for the next pass, if it can be the answer.
+    // Another x for the next pass, if it can be the answer: also for the first one.
     INTEGRALROB_INLINE void guess(double x) {
         if (!found && between(x)) at = x;
     }
@@ -175,11 +181,12 @@ class BallSearch {
     INTEGRALROB_INLINE double target() const { return target_; }
 
     // No more than the target at the start.
-    INTEGRALROB_INLINE void be_strict_at_first() { first_rounding_ = 0; }
+    INTEGRALROB_INLINE void be_strict_at_start() { strict_at_start_ = true; }
 
     INTEGRALROB_INLINE void restart(double outside, double inside, double resolution) {
         at = outside_ = outside;
         inside_ = inside;
+        excess_outside_ = 0;
         excess_inside_ = -target_;
         resolution_ = resolution;
     }
@@ -187,10 +194,11 @@ class BallSearch {
     // `newton`: where the value is the target if the function goes on as it does at `at`; anything if
     // nowhere. `slope`: d value / d log x, up to its sign.
     INTEGRALROB_INLINE void update(double value, double newton, double slope) {
-        const double most = target_ + (passes_ == 0 ? first_rounding_ : rounding_) * target_;
+        const bool at_start = at == start_;
+        const double most = at_start && strict_at_start_ ? target_ : target_ + rounding_ * target_;
         const double least = target_ - 4 * (rounding_ * target_ + resolution_ * slope);
         if (!(value > most) && !(value <= most)) at = value + target_;  // NaN
-        found = !(value > most) && (passes_ == 0 || !(value < least));
+        found = !(value > most) && (at_start || !(value < least));
         if (found) return;
         ++passes_;
         if (value > most) {
@@ -210,25 +218,29 @@ class BallSearch {
     }
 
   private:
-    double outside_, inside_;
-    double excess_outside_ = 0, excess_inside_;
+    double start_, outside_, inside_;
+    double excess_outside_ = 0, excess_inside_;  // 0: no pass was there yet
     double target_, rounding_, resolution_;
-    double first_rounding_ = rounding_;
+    bool strict_at_start_ = false;
     int passes_ = 0, misses_ = 0;
 
     INTEGRALROB_INLINE bool between(double x) const {
         return (outside_ < x && x < inside_) || (inside_ < x && x < outside_);
     }
 
-    // Newton's step. Where it leaves the bracket, the function has flat parts: the secant's, the first time,
-    // then the middle of the bracket's logarithms. After many passes every second one halves the bit patterns
-    // between the ends, of which there are 64 halves.
+    // Newton's step. Where it leaves the bracket, the answer may be the start, or the function has flat
+    // parts: the secant's step, the first time, then the middle of the bracket's logarithms. After many
+    // passes every second one halves the bit patterns between the ends, of which there are 64 halves.
     INTEGRALROB_INLINE void go_to(double newton) {
         constexpr int kMany = 40;
+        at = newton;
+        if (excess_outside_ == 0 && !between(at)) {
+            at = outside_;
+            return;
+        }
         const double width = inside_ - outside_;
         const double inner = inside_ - (width > 0 ? resolution_ : -resolution_) * inside_;
         found = !between(inner);  // nothing left to choose from
-        at = newton;
         if (!between(at)) {
             ++misses_;
             at = misses_ == 1 ? outside_ + width * (excess_outside_ / (excess_outside_ - excess_inside_))
@@ -245,8 +257,8 @@ class BallSearch {
 };
 
 // x is θ; or, for a small ball, the distance of θ from the magnitude of an entry that reaches the ball, so
-// that balls far smaller than a rounding of the entries are filled. The first pass is at θ = 0, where the row
-// is its own projection if it is inside the ball.
+// that balls far smaller than a rounding of the entries are filled. At θ = 0, the start, the
+// row is its own projection if it is inside the ball.
 template <typename A>
 class L1Search : public BallSearch {
   public:
@@ -257,16 +269,18 @@ class L1Search : public BallSearch {
           largest_(largest),
           reaching_(reaching) {
         // An entry that reaches the ball would leave room for what is smaller than a rounding of ε.
-        be_strict_at_first();
+        be_strict_at_start();
     }
 
     INTEGRALROB_INLINE Threshold<A> threshold() const {
         return near_ ? Threshold<A>(reaching_, at) : Threshold<A>(at);
     }
     INTEGRALROB_INLINE double theta() const { return near_ ? reaching_ - at : at; }
-    // Another θ for the next pass, if it can be the answer.
+    // Another θ for the next pass, if it can be the answer. (Of a small ball it is not told from its
+    // neighbours before the search knows where to look.)
     INTEGRALROB_INLINE void guess(double theta) {
-        if (!at_reaching_) BallSearch::guess(near_ ? reaching_ - theta : theta);
+        if (at_reaching_ || (!started_ && target() < reaching_)) return;
+        BallSearch::guess(near_ ? reaching_ - theta : theta);
     }
 
     // norm = Σ |δ_i|, free = #{0 < |δ_i| < b_i}
@@ -296,7 +310,7 @@ class L1Search : public BallSearch {
 
     // θ is in [reaching - ε, reaching].
     INTEGRALROB_INLINE void start_near() {
-        constexpr double kNormal = std::numeric_limits<double>::min(), kNear = 2 * kRounding<A>;
+        constexpr double kNormal = 0x1p-1022, kNear = 2 * kRounding<A>;
         at_reaching_ = false;
         near_ = true;
         const double inside = target() * 0x1p-80;
@@ -304,7 +318,7 @@ class L1Search : public BallSearch {
     }
 };
 
-// x is s / unit. The first pass is at s = 1, where the row is its own projection if it is inside the ball.
+// x is s / unit. At s = 1, the start, the row is its own projection if it is inside the ball.
 template <typename A>
 class L2Search : public BallSearch {
   public:
@@ -314,7 +328,12 @@ class L2Search : public BallSearch {
           unit_(inverse_power(largest)) {}
 
     INTEGRALROB_INLINE Factor<A> factor() const { return {unit_, at}; }
-    using BallSearch::guess;
+
+    // Another x for the next pass, if it can be the answer, and not so close to the start that it would be
+    // taken where the start can be.
+    INTEGRALROB_INLINE void guess(double x) {
+        if (x * unit_ < 1 - 32 * kRounding<A>) BallSearch::guess(x);
+    }
 
     // Where the unclipped row has the norm ε: never above the root. squares = Σ (unit·a_i)²
     INTEGRALROB_INLINE void guess_from(A eps, double squares) { guess(eps / std::sqrt(squares)); }
@@ -337,13 +356,13 @@ class L2Search : public BallSearch {
 
     // Inside, with any number of entries of a size of up to 2 / unit.
     static INTEGRALROB_INLINE double least(A eps) {
-        constexpr double kNormal = std::numeric_limits<double>::min();
+        constexpr double kNormal = 0x1p-1022;
         return eps * 0x1p-33 > kNormal ? eps * 0x1p-33 : kNormal;
     }
 };
 
 // An entry of the derivative. The row y was projected to δ; m_i = |δ_i|, b_i is the box's limit alone. Where
-// the ball cuts the row, entries are clipped by the box (C: a_i > b_i, m_i >= b_i), 0 in l1, or free (F).
+// the ball cuts the row, entries are clipped by the box (C: a_i > b_i, m_i >= b_i), 0, or free (F).
 // With g the gradient,
 //   l1: d_i = sign(y_i)      l2: d_i = δ_i      κ = Σ_F g_i·d_i / Σ_F d_i², 0 if F is empty
 //   grad_delta_i = s·(g_i - κ·d_i) on F, else 0   (l1: s = 1)
@@ -363,9 +382,12 @@ struct ProjectedEntry {
     INTEGRALROB_INLINE bool moves_with_center() const { return clipped() & (b > A(0)); }
     // The ball cuts the row if one of its entries was cut.
     INTEGRALROB_INLINE bool cut() const { return (m < a) & !clipped(); }
-    // In l1, of a row that the ball cuts; in l2, of every row.
-    INTEGRALROB_INLINE bool free_l1() const { return (m > A(0)) & !clipped(); }
-    INTEGRALROB_INLINE bool free_l2() const { return !clipped(); }
+    // Whether the derivative by y is not 0, in a row that the ball cuts or not. (In l2, s·0 is 0, and yet
+    // moves with y; what came out as 0 by rounding does not.)
+    template <bool kL2>
+    INTEGRALROB_INLINE bool follows(bool cut) const {
+        return ((m > A(0)) | (kL2 & (a == A(0))) | !cut) & !clipped();
+    }
 };
 
 }  // namespace integralrob

@@ -1,15 +1,7 @@
-// l-infinity projection and step on the CPU: one pass over memory. Compiled once per instruction set (see
-// common/isa.h).
-#include <algorithm>
-
-#include "projection/projection_kernels.h"
+// l-infinity projection, its derivative, and step on the CPU: one pass over memory. Compiled once per
+// instruction set (see common/isa.h).
 #include "projection/projection_math.h"
-
-#if defined(__clang__)
-#define INTEGRALROB_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INTEGRALROB_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
-#endif
+#include "projection/row_cpu.h"
 
 namespace integralrob::INTEGRALROB_ISA_NAMESPACE {
 namespace {
@@ -47,28 +39,78 @@ void project_linf(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, 
 }
 
 template <typename T>
-void linf_step(const T* x_adv, const T* grad, const T* x, PerRow<arithmetic_t<T>> eps,
-               PerRow<arithmetic_t<T>> step, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t length, T* out,
-               int64_t begin, int64_t end) {
+void linf_step(const Step<T>& step, int64_t begin, int64_t end) {
     using A = arithmetic_t<T>;
-    for_pieces(length, begin, end,
+    const T *x_adv = step.x_adv, *grad = step.grad, *x = step.x, *previous = step.previous;
+    const A lo = step.lo, hi = step.hi, momentum = step.momentum;
+    T* out = step.out;
+    for_pieces(step.length, begin, end,
                [&](int64_t row, int64_t first, int64_t last) __attribute__((always_inline)) {
-                   const A e = eps[row], s = step[row];
+                   const A eps = step.eps[row], size = step.size[row];
+                   const auto led_to = [&](int64_t k) __attribute__((always_inline)) {
+                       return integralrob::linf_step(A(widen(x_adv[k])), A(widen(grad[k])), A(widen(x[k])),
+                                                     eps, size, lo, hi);
+                   };
                    // An element is read before it is written, so out may be x_adv.
-                   INTEGRALROB_INDEPENDENT_ITERATIONS
-                   for (int64_t k = first; k < last; ++k) {
-                       out[k] = narrow<T>(integralrob::linf_step(A(widen(x_adv[k])), A(widen(grad[k])),
-                                                                 A(widen(x[k])), e, s, lo, hi));
+                   if (previous == nullptr) {
+                       INTEGRALROB_INDEPENDENT_ITERATIONS
+                       for (int64_t k = first; k < last; ++k) out[k] = narrow<T>(led_to(k));
+                   } else {
+                       INTEGRALROB_INDEPENDENT_ITERATIONS
+                       for (int64_t k = first; k < last; ++k) {
+                           const A from = widen(x_adv[k]);
+                           const A on = with_momentum(led_to(k), from, A(widen(previous[k])), momentum);
+                           out[k] = narrow<T>(clip_linf(from + on, A(widen(x[k])), eps, lo, hi));
+                       }
                    }
                });
 }
 
-#define INTEGRALROB_INSTANTIATE(T)                                                                     \
-    template void project_linf<T>(const T*, const T*, PerRow<arithmetic_t<T>>, arithmetic_t<T>,        \
-                                  arithmetic_t<T>, int64_t, T*, int64_t, int64_t);                     \
-    template void linf_step<T>(const T*, const T*, const T*, PerRow<arithmetic_t<T>>,                  \
-                               PerRow<arithmetic_t<T>>, arithmetic_t<T>, arithmetic_t<T>, int64_t, T*, \
-                               int64_t, int64_t);
+// Of each entry, the result of the projection is one of: delta, ±eps, a bound minus center, or 0 (where the
+// center lies outside of the bounds). The gradient goes to it.
+template <typename T>
+void project_linf_backward(const T* grad, const T* delta, PerRow<arithmetic_t<T>> eps, const T* center,
+                           arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t length, T* grad_delta,
+                           arithmetic_t<T>* grad_eps, T* grad_center, int64_t begin, int64_t end,
+                           ParallelFor parallel) {
+    using A = arithmetic_t<T>;
+    const int64_t chunks = (length + kChunk - 1) / kChunk;
+    for (int64_t row = begin; row < end; ++row) {
+        const A radius = eps[row];
+        const auto chunk = [&](int64_t i) {
+            const int64_t first = row * length + i * kChunk, count = std::min(kChunk, length - i * kChunk);
+            alignas(64) A of_eps[kChunk];
+            INTEGRALROB_INDEPENDENT_ITERATIONS
+            for (int64_t k = 0; k < count; ++k) {
+                const A y = widen(delta[first + k]), g = widen(grad[first + k]);
+                A least = -radius, most = radius;
+                if (center != nullptr) {
+                    const A c = widen(center[first + k]);
+                    least = nan_max(least, nan_min(lo - c, A(0)));
+                    most = nan_min(most, nan_max(hi - c, A(0)));
+                }
+                const bool above = y > most, below = y < least;
+                const bool by_ball = (above & (most == radius)) | (below & (least == -radius));
+                const bool by_box =
+                    (above & (most < radius) & (most > A(0))) | (below & (least > -radius) & (least < A(0)));
+                of_eps[k] = by_ball ? (above ? g : -g) : A(0);
+                grad_delta[first + k] = narrow<T>(above | below ? A(0) : g);
+                if (center != nullptr) grad_center[first + k] = narrow<T>(by_box ? -g : A(0));
+            }
+            return sum_of(of_eps, count);
+        };
+        grad_eps[row] = static_cast<A>(
+            add_up<CompensatedSum<double>>(chunks == 1 ? nullptr : parallel, chunks, chunk).value());
+    }
+}
+
+#define INTEGRALROB_INSTANTIATE(T)                                                                          \
+    template void project_linf<T>(const T*, const T*, PerRow<arithmetic_t<T>>, arithmetic_t<T>,             \
+                                  arithmetic_t<T>, int64_t, T*, int64_t, int64_t);                          \
+    template void project_linf_backward<T>(const T*, const T*, PerRow<arithmetic_t<T>>, const T*,           \
+                                           arithmetic_t<T>, arithmetic_t<T>, int64_t, T*, arithmetic_t<T>*, \
+                                           T*, int64_t, int64_t, ParallelFor);                              \
+    template void linf_step<T>(const Step<T>&, int64_t, int64_t);
 INTEGRALROB_INSTANTIATE(float)
 INTEGRALROB_INSTANTIATE(double)
 INTEGRALROB_INSTANTIATE(Half)

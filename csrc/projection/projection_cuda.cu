@@ -4,6 +4,7 @@
 #include "common/vector.cuh"
 #include "projection/projection_cuda.h"
 #include "projection/projection_math.h"
+#include "projection/with_momentum.cuh"
 
 namespace integralrob::cuda {
 namespace {
@@ -31,17 +32,31 @@ struct ProjectOnBallInBox {
 };
 
 template <typename A>
-struct Step {
+struct LinfStep {
     static constexpr int kInputs = 3;  // x_adv, grad, x
     static constexpr const char* kPurpose = "linf_step";
     struct Row {
-        A eps, step;
+        A eps, size;
     };
-    PerRow<A> eps, step;
+    PerRow<A> eps, size;
     A lo, hi;
-    __device__ Row row(int64_t r) const { return {eps[r], step[r]}; }
+    __device__ Row row(int64_t r) const { return {eps[r], size[r]}; }
     __device__ A operator()(const A* in, Row r) const {
-        return integralrob::linf_step(in[0], in[1], in[2], r.eps, r.step, lo, hi);
+        return integralrob::linf_step(in[0], in[1], in[2], r.eps, r.size, lo, hi);
+    }
+};
+
+template <typename A>
+struct LinfStepWithMomentum {
+    static constexpr int kInputs = 4;  // x_adv, grad, x, previous
+    static constexpr const char* kPurpose = "linf_step";
+    using Row = typename LinfStep<A>::Row;
+    LinfStep<A> first;
+    A momentum;
+    __device__ Row row(int64_t r) const { return first.row(r); }
+    __device__ A operator()(const A* in, Row r) const {
+        const A moved = in[0] + cuda::with_momentum(first(in, r), in[0], in[3], momentum);
+        return clip_linf(moved, in[2], r.eps, first.lo, first.hi);
     }
 };
 
@@ -155,19 +170,22 @@ void project_linf(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, 
 }
 
 template <typename T>
-void linf_step(const T* x_adv, const T* grad, const T* x, PerRow<arithmetic_t<T>> eps,
-               PerRow<arithmetic_t<T>> step, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
-               int64_t length, T* out, cudaStream_t stream) {
-    map<T, Step<arithmetic_t<T>>>({{x_adv, grad, x}}, {eps, step, lo, hi},
-                                  eps.stride == 0 && step.stride == 0, rows, length, out, stream);
+void linf_step(const Step<T>& s, cudaStream_t stream) {
+    using A = arithmetic_t<T>;
+    const bool uniform = s.eps.stride == 0 && s.size.stride == 0;
+    const LinfStep<A> step{s.eps, s.size, s.lo, s.hi};
+    if (s.previous == nullptr) {
+        map<T, LinfStep<A>>({{s.x_adv, s.grad, s.x}}, step, uniform, s.rows, s.length, s.out, stream);
+    } else {
+        map<T, LinfStepWithMomentum<A>>({{s.x_adv, s.grad, s.x, s.previous}}, {step, s.momentum}, uniform,
+                                        s.rows, s.length, s.out, stream);
+    }
 }
 
-#define INTEGRALROB_INSTANTIATE(T)                                                                          \
-    template void project_linf<T>(const T*, const T*, PerRow<arithmetic_t<T>>, arithmetic_t<T>,             \
-                                  arithmetic_t<T>, int64_t, int64_t, T*, cudaStream_t);                     \
-    template void linf_step<T>(const T*, const T*, const T*, PerRow<arithmetic_t<T>>,                       \
-                               PerRow<arithmetic_t<T>>, arithmetic_t<T>, arithmetic_t<T>, int64_t, int64_t, \
-                               T*, cudaStream_t);
+#define INTEGRALROB_INSTANTIATE(T)                                                              \
+    template void project_linf<T>(const T*, const T*, PerRow<arithmetic_t<T>>, arithmetic_t<T>, \
+                                  arithmetic_t<T>, int64_t, int64_t, T*, cudaStream_t);         \
+    template void linf_step<T>(const Step<T>&, cudaStream_t);
 INTEGRALROB_INSTANTIATE(float)
 INTEGRALROB_INSTANTIATE(double)
 INTEGRALROB_INSTANTIATE(Half)

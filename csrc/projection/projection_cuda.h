@@ -6,6 +6,7 @@
 
 #include "common/half.h"
 #include "projection/per_row.h"
+#include "projection/step.h"
 
 typedef struct CUstream_st* cudaStream_t;
 
@@ -15,12 +16,6 @@ namespace integralrob::cuda {
 template <typename T>
 void project_linf(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, arithmetic_t<T> lo,
                   arithmetic_t<T> hi, int64_t rows, int64_t length, T* out, cudaStream_t stream);
-
-// out may be x_adv
-template <typename T>
-void linf_step(const T* x_adv, const T* grad, const T* x, PerRow<arithmetic_t<T>> eps,
-               PerRow<arithmetic_t<T>> step, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
-               int64_t length, T* out, cudaStream_t stream);
 
 // center may be null: then there is no box
 template <typename T>
@@ -32,6 +27,10 @@ void project_l2(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, ar
 
 // The gradients of delta, eps [rows] and center from that of the result; grad_center is null without center.
 template <typename T>
+void project_linf_backward(const T* grad, const T* delta, PerRow<arithmetic_t<T>> eps, const T* center,
+                           arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows, int64_t length,
+                           T* grad_delta, arithmetic_t<T>* grad_eps, T* grad_center, cudaStream_t stream);
+template <typename T>
 void project_l1_backward(const T* grad, const T* delta, const T* result, PerRow<arithmetic_t<T>> eps,
                          const T* center, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
                          int64_t length, T* grad_delta, arithmetic_t<T>* grad_eps, T* grad_center,
@@ -41,5 +40,13 @@ void project_l2_backward(const T* grad, const T* delta, const T* result, PerRow<
                          const T* center, arithmetic_t<T> lo, arithmetic_t<T> hi, int64_t rows,
                          int64_t length, T* grad_delta, arithmetic_t<T>* grad_eps, T* grad_center,
                          cudaStream_t stream);
+
+template <typename T>
+void linf_step(const Step<T>& step, cudaStream_t stream);
+// Of rows of less than 2^32 entries.
+template <typename T>
+void l1_step(const Step<T>& step, cudaStream_t stream);
+template <typename T>
+void l2_step(const Step<T>& step, cudaStream_t stream);
 
 }  // namespace integralrob::cuda

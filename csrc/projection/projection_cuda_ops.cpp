@@ -1,4 +1,4 @@
-// integralrob::project_linf and linf_step for CUDA tensors.
+// The projections and steps for CUDA tensors.
 #include "common/cuda_glue.h"
 #include "projection/projection_cuda.h"
 #include "projection/projection_glue.h"
@@ -16,16 +16,16 @@ struct CudaKernels {
         cuda::project_linf<T>(arguments..., device.stream());
     }
     template <typename T, typename... Arguments>
-    void linf_step(const Arguments&... arguments) const {
-        cuda::linf_step<T>(arguments..., device.stream());
-    }
-    template <typename T, typename... Arguments>
     void project_l1(const Arguments&... arguments) const {
         cuda::project_l1<T>(arguments..., device.stream());
     }
     template <typename T, typename... Arguments>
     void project_l2(const Arguments&... arguments) const {
         cuda::project_l2<T>(arguments..., device.stream());
+    }
+    template <typename T, typename... Arguments>
+    void project_linf_backward(const Arguments&... arguments) const {
+        cuda::project_linf_backward<T>(arguments..., device.stream());
     }
     template <typename T, typename... Arguments>
     void project_l1_backward(const Arguments&... arguments) const {
@@ -35,10 +35,23 @@ struct CudaKernels {
     void project_l2_backward(const Arguments&... arguments) const {
         cuda::project_l2_backward<T>(arguments..., device.stream());
     }
+    template <typename T>
+    void linf_step(const Step<T>& step) const {
+        cuda::linf_step<T>(step, device.stream());
+    }
+    template <typename T>
+    void l1_step(const Step<T>& step) const {
+        cuda::l1_step<T>(step, device.stream());
+    }
+    template <typename T>
+    void l2_step(const Step<T>& step) const {
+        cuda::l2_step<T>(step, device.stream());
+    }
 };
 
 STABLE_TORCH_LIBRARY_IMPL(INTEGRALROB_CUDA_NAMESPACE, INTEGRALROB_CUDA_KEY, m) {
-    LinfOps<CudaKernels>::implement(m);
+    ProjectionOps<CudaKernels>::implement(m);
+    StepOps<CudaKernels>::implement(m);
 }
 
 }  // namespace

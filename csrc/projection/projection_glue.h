@@ -3,9 +3,11 @@
 
 #include <optional>
 #include <tuple>
+#include <type_traits>
 
 #include "common/glue.h"
 #include "projection/per_row.h"
+#include "projection/step.h"
 
 namespace integralrob {
 
@@ -25,20 +27,20 @@ inline void check_like(const char* name, const Tensor& tensor, const Tensor& bat
           name, ": expected the device, dtype and shape of the batch");
 }
 
-template <typename A>
-PerRow<A> per_row(const char*, double value, const Tensor&) {
-    return {nullptr, 0, static_cast<A>(value)};
+// A number, or a tensor with one value or one per sample.
+template <typename Value, typename Number>
+PerRow<Value> per_row(const char*, Number value, const Tensor&) {
+    return {nullptr, 0, static_cast<Value>(value)};
 }
-template <typename A>
-PerRow<A> per_row(const char* name, const Tensor& value, const Tensor& batch) {
+template <typename Value>
+PerRow<Value> per_row(const char* name, const Tensor& value, const Tensor& batch) {
+    constexpr bool kCount = std::is_same_v<Value, int64_t>;
     check(same_device(value, batch) && value.is_contiguous() &&
-              value.scalar_type() == arithmetic_dtype(batch.scalar_type()) &&
+              value.scalar_type() == (kCount ? ScalarType::Long : arithmetic_dtype(batch.scalar_type())) &&
               (value.numel() == 1 || value.numel() == batch.size(0)),
-          name,
-          ": expected one value, or one per sample, on the device of the batch, float64 for a float64 batch, "
-          "else "
-          "float32");
-    return {data<A>(value), value.numel() == 1 ? 0 : 1};
+          name, ": expected one value, or one per sample, on the device of the batch, ",
+          kCount ? "int64" : "float64 for a float64 batch, else float32");
+    return {data<Value>(value), value.numel() == 1 ? 0 : 1};
 }
 
 // The center of a box, contiguous; without one there is no box.
@@ -58,60 +60,81 @@ class Center {
     std::optional<Tensor> center_;
 };
 
-// project.template operator()<T>(delta, center or null, eps, lo, hi, rows, length, out) on contiguous [rows,
-// length]
-template <typename Project>
-Tensor project_rows(const Tensor& delta_, const Tensor& eps, const std::optional<Tensor>& center_,
-                    double lower, double upper, const Project& project) {
-    const Tensor delta = as_contiguous(delta_);
-    const BatchShape shape(delta);
-    const Center center(center_, delta);
-    Tensor out = new_result(delta, delta.sizes());
-    for_dtype("delta", delta.scalar_type(), [&]<typename T>() {
-        using A = arithmetic_t<T>;
-        project.template operator()<T>(delta, data<const T>(delta), center.values<T>(),
-                                       per_row<A>("eps", eps, delta), static_cast<A>(lower),
-                                       static_cast<A>(upper), shape.rows, shape.length, data<T>(out));
-    });
-    return out;
-}
-
 // Kernels are those of a device, made for a batch and its device, on contiguous [rows, length]:
-//   project_l1<T>, project_l2<T>(delta, center or null, eps, lo, hi, rows, length, out)
-//   project_l1_backward<T>, project_l2_backward<T>(grad, delta, result, eps, center or null, lo, hi, rows,
-//   length,
-//                                                  grad_delta, grad_eps, grad_center or null)
+//   project_linf<T>, project_l1<T>, project_l2<T>(delta, center or null, eps, lo, hi, rows, length, out)
+//   project_linf_backward<T>(grad, delta, eps, center or null, lo, hi, rows, length, grad_delta, grad_eps,
+//                            grad_center or null)
+//   project_l1_backward<T>, project_l2_backward<T>(grad, delta, result, eps, and so on)
 template <typename Kernels>
-class BallOps {
+class ProjectionOps {
   public:
     static void implement(torch::stable::detail::StableLibrary& library) {
-        library.impl("project_l1", TORCH_BOX(&BallOps::project<1>));
-        library.impl("project_l2", TORCH_BOX(&BallOps::project<2>));
-        library.impl("project_l1_backward", TORCH_BOX(&BallOps::project_backward<1>));
-        library.impl("project_l2_backward", TORCH_BOX(&BallOps::project_backward<2>));
+        library.impl("project_linf", TORCH_BOX(&ProjectionOps::project<0>));
+        library.impl("project_l1", TORCH_BOX(&ProjectionOps::project<1>));
+        library.impl("project_l2", TORCH_BOX(&ProjectionOps::project<2>));
+        library.impl("project_linf_backward", TORCH_BOX(&ProjectionOps::project_linf_backward));
+        library.impl("project_l1_backward", TORCH_BOX(&ProjectionOps::project_backward<1>));
+        library.impl("project_l2_backward", TORCH_BOX(&ProjectionOps::project_backward<2>));
     }
 
   private:
     template <int kNorm>
-    static Tensor project(const Tensor& delta, const Tensor& eps, const std::optional<Tensor>& center,
+    static Tensor project(const Tensor& delta_, const Tensor& eps, const std::optional<Tensor>& center_,
                           double lower, double upper) {
-        return project_rows(delta, eps, center, lower, upper,
-                            []<typename T>(const Tensor& batch, const auto&... arguments) {
-                                if constexpr (kNorm == 1) Kernels(batch).template project_l1<T>(arguments...);
-                                if constexpr (kNorm == 2) Kernels(batch).template project_l2<T>(arguments...);
-                            });
+        const Tensor delta = as_contiguous(delta_);
+        const BatchShape shape(delta);
+        const Center center(center_, delta);
+        Tensor out = new_result(delta, delta.sizes());
+        for_dtype("delta", delta.scalar_type(), [&]<typename T>() {
+            using A = arithmetic_t<T>;
+            const auto call = [&](const auto&... arguments) {
+                if constexpr (kNorm == 0) Kernels(delta).template project_linf<T>(arguments...);
+                if constexpr (kNorm == 1) Kernels(delta).template project_l1<T>(arguments...);
+                if constexpr (kNorm == 2) Kernels(delta).template project_l2<T>(arguments...);
+            };
+            call(data<const T>(delta), center.values<T>(), per_row<A>("eps", eps, delta),
+                 static_cast<A>(lower), static_cast<A>(upper), shape.rows, shape.length, data<T>(out));
+        });
+        return out;
+    }
+
+    using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+    static Gradients project_linf_backward(const Tensor& grad, const Tensor& delta, const Tensor& eps,
+                                           const std::optional<Tensor>& center, double lower, double upper) {
+        return gradients(
+            grad, delta, eps, center, lower, upper,
+            []<typename T>(const Tensor& batch, const T* grad, const T* delta, const auto&... arguments) {
+                Kernels(batch).template project_linf_backward<T>(grad, delta, arguments...);
+            });
     }
 
     template <int kNorm>
-    static std::tuple<Tensor, Tensor, Tensor> project_backward(const Tensor& grad_, const Tensor& delta_,
-                                                               const Tensor& result_, const Tensor& eps,
-                                                               const std::optional<Tensor>& center_,
-                                                               double lower, double upper) {
+    static Gradients project_backward(const Tensor& grad, const Tensor& delta, const Tensor& result_,
+                                      const Tensor& eps, const std::optional<Tensor>& center, double lower,
+                                      double upper) {
+        check_like("result", result_, delta);
+        const Tensor result = as_contiguous(result_);
+        return gradients(
+            grad, delta, eps, center, lower, upper,
+            [&]<typename T>(const Tensor& batch, const T* grad, const T* delta, const auto&... arguments) {
+                const auto call = [&](const auto&... all) {
+                    if constexpr (kNorm == 1) Kernels(batch).template project_l1_backward<T>(all...);
+                    if constexpr (kNorm == 2) Kernels(batch).template project_l2_backward<T>(all...);
+                };
+                call(grad, delta, data<const T>(result), arguments...);
+            });
+    }
+
+    // function(batch, grad, delta, eps, center, ...) makes the gradients of delta, eps and center.
+    template <typename Function>
+    static Gradients gradients(const Tensor& grad_, const Tensor& delta_, const Tensor& eps,
+                               const std::optional<Tensor>& center_, double lower, double upper,
+                               const Function& function) {
         const Tensor delta = as_contiguous(delta_);
         const BatchShape shape(delta);
         check_like("grad", grad_, delta);
-        check_like("result", result_, delta);
-        const Tensor grad = as_contiguous(grad_), result = as_contiguous(result_);
+        const Tensor grad = as_contiguous(grad_);
         const Center center(center_, delta);
         const int64_t none = 0;
         Tensor grad_delta = new_result(delta, delta.sizes());
@@ -120,74 +143,92 @@ class BallOps {
             center_.has_value() ? new_result(delta, delta.sizes()) : new_result(delta, {&none, 1});
         for_dtype("delta", delta.scalar_type(), [&]<typename T>() {
             using A = arithmetic_t<T>;
-            const auto call = [&](const auto&... arguments) {
-                if constexpr (kNorm == 1) Kernels(delta).template project_l1_backward<T>(arguments...);
-                if constexpr (kNorm == 2) Kernels(delta).template project_l2_backward<T>(arguments...);
-            };
-            call(data<const T>(grad), data<const T>(delta), data<const T>(result),
-                 per_row<A>("eps", eps, delta), center.values<T>(), static_cast<A>(lower),
-                 static_cast<A>(upper), shape.rows, shape.length, data<T>(grad_delta), data<A>(grad_eps),
-                 center_.has_value() ? data<T>(grad_center) : nullptr);
+            function(delta, data<const T>(grad), data<const T>(delta), per_row<A>("eps", eps, delta),
+                     center.values<T>(), static_cast<A>(lower), static_cast<A>(upper), shape.rows,
+                     shape.length, data<T>(grad_delta), data<A>(grad_eps),
+                     center_.has_value() ? data<T>(grad_center) : nullptr);
         });
         return {grad_delta, grad_eps, grad_center};
     }
 };
 
-// Likewise:
-//   project_linf<T>(delta, center or null, eps, lo, hi, rows, length, out)
-//   linf_step<T>(x_adv, grad, x, eps, step, lo, hi, rows, length, out), where out may be x_adv
-template <typename Kernels>
-class LinfOps {
+// One overload of a step: `Value` is that of eps and of the size, Count that of the number of entries that
+// l1 keeps, and nothing for other norms; numbers, or tensors with one value or one per sample.
+template <typename Kernels, int kNorm, typename Value, typename... Count>
+class StepOp {
   public:
-    static void implement(torch::stable::detail::StableLibrary& library) {
-        library.impl("project_linf", TORCH_BOX(&LinfOps::project));
-        library.impl("linf_step", TORCH_BOX(&LinfOps::step<double>));
-        library.impl("linf_step.per_sample", TORCH_BOX(&LinfOps::step<const Tensor&>));
-        library.impl("linf_step_", TORCH_BOX(&LinfOps::step_in_place<double>));
-        library.impl("linf_step_.per_sample", TORCH_BOX(&LinfOps::step_in_place<const Tensor&>));
-    }
-
-  private:
-    static Tensor project(const Tensor& delta, const Tensor& eps, const std::optional<Tensor>& center,
-                          double lower, double upper) {
-        return project_rows(delta, eps, center, lower, upper,
-                            []<typename T>(const Tensor& batch, const auto&... arguments) {
-                                Kernels(batch).template project_linf<T>(arguments...);
-                            });
-    }
-
-    // `Value`: a number, or a tensor with one value or one per sample. out may be x_adv, which is contiguous.
-    template <typename Value>
-    static void step_into(Tensor& out, const Tensor& x_adv, const Tensor& grad_, const Tensor& x_, Value eps,
-                          Value step, double lower, double upper) {
-        const BatchShape shape(x_adv);
-        check_like("grad", grad_, x_adv);
-        check_like("x", x_, x_adv);
-        const Tensor grad = as_contiguous(grad_), x = as_contiguous(x_);
-        for_dtype("x_adv", x_adv.scalar_type(), [&]<typename T>() {
-            using A = arithmetic_t<T>;
-            Kernels(x_adv).template linf_step<T>(
-                data<const T>(x_adv), data<const T>(grad), data<const T>(x), per_row<A>("eps", eps, x_adv),
-                per_row<A>("step_size", step, x_adv), static_cast<A>(lower), static_cast<A>(upper),
-                shape.rows, shape.length, data<T>(out));
-        });
-    }
-
-    template <typename Value>
-    static Tensor step(const Tensor& x_adv_, const Tensor& grad, const Tensor& x, Value eps, Value step_size,
-                       double lower, double upper) {
+    static Tensor step(const Tensor& x_adv_, const Tensor& grad, const Tensor& x, const Tensor& previous,
+                       Value eps, Value size, Count... kept, double momentum, double lower, double upper) {
         const Tensor x_adv = as_contiguous(x_adv_);
         Tensor out = new_result(x_adv, x_adv.sizes());
-        step_into<Value>(out, x_adv, grad, x, eps, step_size, lower, upper);
+        step_into(out, x_adv, grad, x, previous, eps, size, momentum, lower, upper, kept...);
         return out;
     }
 
-    template <typename Value>
-    static void step_in_place(Tensor x_adv, const Tensor& grad, const Tensor& x, Value eps, Value step_size,
-                              double lower, double upper) {
+    static void step_in_place(Tensor x_adv, const Tensor& grad, const Tensor& x, const Tensor& previous,
+                              Value eps, Value size, Count... kept, double momentum, double lower,
+                              double upper) {
         Tensor result = as_contiguous(x_adv);
-        step_into<Value>(result, result, grad, x, eps, step_size, lower, upper);
+        step_into(result, result, grad, x, previous, eps, size, momentum, lower, upper, kept...);
         if (!x_adv.is_contiguous()) torch::stable::copy_(x_adv, result);
+    }
+
+  private:
+    // out may be x_adv, which is contiguous.
+    static void step_into(Tensor& out, const Tensor& x_adv, const Tensor& grad_, const Tensor& x_,
+                          const Tensor& previous_, Value eps, Value size, double momentum, double lower,
+                          double upper, Count... kept) {
+        const BatchShape shape(x_adv);
+        check_like("grad", grad_, x_adv);
+        check_like("x", x_, x_adv);
+        check_like("previous", previous_, x_adv);
+        const Tensor grad = as_contiguous(grad_), x = as_contiguous(x_);
+        const Tensor previous = momentum > 0 ? as_contiguous(previous_) : x;
+        for_dtype("x_adv", x_adv.scalar_type(), [&]<typename T>() {
+            using A = arithmetic_t<T>;
+            const Step<T> step{data<const T>(x_adv),
+                               data<const T>(grad),
+                               data<const T>(x),
+                               momentum > 0 ? data<const T>(previous) : nullptr,
+                               per_row<A>("eps", eps, x_adv),
+                               per_row<A>("step_size", size, x_adv),
+                               {per_row<int64_t>("k", kept, x_adv)...},
+                               static_cast<A>(momentum),
+                               static_cast<A>(lower),
+                               static_cast<A>(upper),
+                               shape.rows,
+                               shape.length,
+                               data<T>(out)};
+            const Kernels kernels(x_adv);
+            if constexpr (kNorm == 0) kernels.template linf_step<T>(step);
+            if constexpr (kNorm == 1) kernels.template l1_step<T>(step);
+            if constexpr (kNorm == 2) kernels.template l2_step<T>(step);
+        });
+    }
+};
+
+// Likewise: linf_step<T>, l1_step<T>, l2_step<T>(step).
+template <typename Kernels>
+class StepOps {
+  public:
+    static void implement(torch::stable::detail::StableLibrary& library) {
+        implement_one<StepOp<Kernels, 0, double>>(library, "linf_step", "linf_step_");
+        implement_one<StepOp<Kernels, 0, const Tensor&>>(library, "linf_step.per_sample",
+                                                         "linf_step_.per_sample");
+        implement_one<StepOp<Kernels, 1, double, int64_t>>(library, "l1_step", "l1_step_");
+        implement_one<StepOp<Kernels, 1, const Tensor&, const Tensor&>>(library, "l1_step.per_sample",
+                                                                        "l1_step_.per_sample");
+        implement_one<StepOp<Kernels, 2, double>>(library, "l2_step", "l2_step_");
+        implement_one<StepOp<Kernels, 2, const Tensor&>>(library, "l2_step.per_sample",
+                                                         "l2_step_.per_sample");
+    }
+
+  private:
+    template <typename Op>
+    static void implement_one(torch::stable::detail::StableLibrary& library, const char* name,
+                              const char* in_place) {
+        library.impl(name, TORCH_BOX(&Op::step));
+        library.impl(in_place, TORCH_BOX(&Op::step_in_place));
     }
 };
 

@@ -23,12 +23,17 @@ INTEGRALROB_INLINE A project_linf(A delta, A eps, A center, A lo, A hi) {
     return nan_min(nan_max(delta, least), most);
 }
 
-// clip(clip(x_adv + step · sign(grad), x - eps, x + eps), lo, hi)
+// clip(clip(moved, x - eps, x + eps), lo, hi)
+template <typename A>
+INTEGRALROB_INLINE A clip_linf(A moved, A x, A eps, A lo, A hi) {
+    return nan_min(nan_max(nan_min(nan_max(moved, x - eps), x + eps), lo), hi);
+}
+
+// x_adv + step · sign(grad), clipped
 template <typename A>
 INTEGRALROB_INLINE A linf_step(A x_adv, A grad, A x, A eps, A step, A lo, A hi) {
     const A sign = grad > A(0) ? A(1) : grad < A(0) ? A(-1) : grad;  // 0 for 0, NaN for NaN
-    const A moved = nan_min(nan_max(x_adv + step * sign, x - eps), x + eps);
-    return nan_min(nan_max(moved, lo), hi);
+    return clip_linf(x_adv + step * sign, x, eps, lo, hi);
 }
 
 }  // namespace integralrob

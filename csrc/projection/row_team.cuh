@@ -1,5 +1,5 @@
-// The threads that work on a row together: a warp, a block, or a cluster of blocks. They reduce values, which
-// one warp, the leader, makes a decision of, and shares with all.
+// The threads that work on a row together: a warp, a block, or a cluster of blocks. They reduce values, and
+// one of them makes a decision of the result, which all get.
 //
 // A value is a trivially copyable struct of whole 8-byte words, `Value{}` the neutral one, with a
 // merge(other) that is exact: associative and commutative.
@@ -12,6 +12,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "common/launch.cuh"
 
@@ -50,94 +51,175 @@ __device__ __forceinline__ Value reduce_warp(Value value) {
     return value;
 }
 
+// In shared memory: what a decision is made of, apart from the reduced value, and the decision. One thread
+// keeps the state of a search there, not every one in its registers.
+class Desk {
+  public:
+    static constexpr size_t kBytes = 256;
+
+    __device__ explicit Desk(unsigned char* memory) : memory_(memory) {}
+
+    // make(state, value) -> the decision; by one thread.
+    template <typename State, typename Value, typename Make>
+    __device__ void decide(const Value& value, const Make& make) {
+        using Decision = decltype(make(std::declval<State&>(), value));
+        static_assert(sizeof(State) <= kBytes - kOfDecision && sizeof(Decision) <= kOfDecision);
+        State* state = reinterpret_cast<State*>(memory_ + kOfDecision);
+        *reinterpret_cast<Decision*>(memory_) = make(*state, value);
+    }
+    template <typename Decision>
+    __device__ Decision decision() const {
+        return *reinterpret_cast<const Decision*>(memory_);
+    }
+
+  private:
+    static constexpr size_t kOfDecision = 32;
+    unsigned char* memory_;
+};
+
+// A team has
+//   kThreads of a block, kRowsOfBlock, kSharedBytes at the start of its dynamic shared memory
+//   size(), rank()              its threads
+//   here(), rank_here()         those of them that share memory
+//   team_here()                 which of the teams that share memory it is
+//   first_row(), row_step()     the rows that it works on
+//   decide<State>(value, make)  make(state, the reduced value), made by one thread, for all
+//   share(make)                 make(), made by the lanes of one warp, all of which get the same, for all
+//   sync()                      a barrier for those that share memory
+//   add_up<kCounts>(counts)     counts in shared memory, over all blocks; a barrier before and after it
+//   finish()                    before its end
+
 // A row for each warp of a block.
+template <int kThreads_>
 class WarpTeam {
   public:
-    static constexpr size_t kSharedBytes = 0;
-    static constexpr int rows_of_block(int threads) { return threads / kWarp; }
+    static constexpr int kThreads = kThreads_, kRowsOfBlock = kThreads / kWarp;
+    static constexpr size_t kSharedBytes = kRowsOfBlock * Desk::kBytes;
+
+    __device__ WarpTeam() : desk_(dynamic_shared<unsigned char>() + team_here() * Desk::kBytes) {}
 
     __device__ int size() const { return kWarp; }
     __device__ int rank() const { return static_cast<int>(threadIdx.x) % kWarp; }
-    __device__ int64_t first_row() const { return (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp; }
-    __device__ int64_t row_step() const { return int64_t{gridDim.x} * blockDim.x / kWarp; }
-    __device__ bool leads() const { return true; }
+    __device__ int here() const { return kWarp; }
+    __device__ int rank_here() const { return rank(); }
+    __device__ int team_here() const { return static_cast<int>(threadIdx.x) / kWarp; }
+    __device__ int64_t first_row() const { return int64_t{blockIdx.x} * kRowsOfBlock + team_here(); }
+    __device__ int64_t row_step() const { return int64_t{gridDim.x} * kRowsOfBlock; }
+    __device__ void sync() const { __syncwarp(); }
 
-    template <typename Value>
-    __device__ Value reduce(const Value& value) const {
-        return reduce_warp(value);
+    template <typename State, typename Value, typename Make>
+    __device__ auto decide(const Value& value, const Make& make) {
+        using Decision = decltype(make(std::declval<State&>(), value));
+        const Value total = reduce_warp(value);
+        sync();  // the last decision is read
+        if (rank() == 0) desk_.template decide<State>(total, make);
+        sync();
+        return desk_.template decision<Decision>();
     }
     template <typename Make>
-    __device__ auto share(const Make& make) const {
+    __device__ auto share(const Make& make) {
         return make();
     }
+    template <int kCounts>
+    __device__ void add_up(unsigned*) const {
+        sync();
+    }
     __device__ void finish() const {}
+
+  private:
+    Desk desk_;
 };
 
-// A row for each block of kThreads threads; with kClusters, for each cluster of such blocks. Its memory: the
-// first kSharedBytes of the dynamic shared memory.
-template <int kThreads, bool kClusters>
+// A row for each block of kThreads threads; with kClusters, for each cluster of such blocks.
+template <int kThreads_, bool kClusters>
 class BlockTeam {
-    static constexpr int kWarps = kThreads / kWarp, kMostWords = 10;
-    struct Board {
-        // Two, so that the next values can be written while the last ones are still read.
-        Word partial[2][kWarps][kMostWords];
-        Word shared[kMostWords];
-    };
+    static constexpr int kWarps = kThreads_ / kWarp, kMostWords = 10;
+    // Of the warps. Two, so that the next values can be written while the last ones are still read.
+    using Partial = Word[2][kWarps][kMostWords];
 
   public:
-    static constexpr size_t kSharedBytes = (sizeof(Board) + 15) / 16 * 16;
-    static constexpr int rows_of_block(int) { return 1; }
+    static constexpr int kThreads = kThreads_, kRowsOfBlock = 1;
+    static constexpr size_t kSharedBytes = Desk::kBytes + sizeof(Partial);
 
-    __device__ BlockTeam() : board_(*dynamic_shared<Board>()) {
+    __device__ BlockTeam()
+        : desk_(dynamic_shared<unsigned char>()),
+          partial_(*reinterpret_cast<Partial*>(dynamic_shared<unsigned char>() + Desk::kBytes)) {
         if constexpr (kClusters) blocks_ = cluster_blocks(), block_ = cluster_rank();
     }
 
     __device__ int size() const { return blocks_ * kThreads; }
     __device__ int rank() const { return block_ * kThreads + static_cast<int>(threadIdx.x); }
+    __device__ int here() const { return kThreads; }
+    __device__ int rank_here() const { return static_cast<int>(threadIdx.x); }
+    __device__ int team_here() const { return 0; }
     __device__ int64_t first_row() const { return blockIdx.x / blocks_; }
     __device__ int64_t row_step() const { return gridDim.x / blocks_; }
-    // Warp 0 of each block: all of them come to the same decision.
-    __device__ bool leads() const { return threadIdx.x < kWarp; }
+    __device__ void sync() const { __syncthreads(); }
 
-    // The leaders get it.
-    template <typename Value>
-    __device__ Value reduce(const Value& value) {
+    template <typename State, typename Value, typename Make>
+    __device__ auto decide(const Value& value, const Make& make) {
         static_assert(kWords<Value> <= kMostWords);
+        using Decision = decltype(make(std::declval<State&>(), value));
         const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
         const Value of_warp = reduce_warp(value);
         phase_ ^= 1;
-        if (lane == 0) to_words(of_warp, board_.partial[phase_][warp]);
+        if (lane == 0) to_words(of_warp, partial_[phase_][warp]);
         barrier();
-        Value total{};
-        if (leads()) {
+        if (warp == 0) {
+            Value total{};
             for (int k = lane; k < kWarps * blocks_; k += kWarp) {
-                total.merge(from_words<Value>(of_block(board_.partial[phase_][k % kWarps], k / kWarps)));
+                total.merge(from_words<Value>(of_block(partial_[phase_][k % kWarps], k / kWarps)));
             }
             total = reduce_warp(total);
+            if (lane == 0) desk_.template decide<State>(total, make);
         }
-        return total;
+        sync();
+        return desk_.template decision<Decision>();
     }
 
-    // What the leader makes, once for each reduce().
     template <typename Make>
     __device__ auto share(const Make& make) {
-        using Value = decltype(make());
-        static_assert(sizeof(Value) <= sizeof(board_.shared));
-        if (leads()) {
-            const Value value = make();
-            if (threadIdx.x == 0) to_words(value, board_.shared);
+        using Decision = decltype(make());
+        sync();  // the last decision is read
+        if (threadIdx.x < kWarp) {
+            const Decision decision = make();
+            if (threadIdx.x == 0) {
+                desk_.template decide<Word>(decision, [](Word&, const Decision& same) { return same; });
+            }
         }
-        __syncthreads();
-        return from_words<Value>(board_.shared);
+        sync();
+        return desk_.template decision<Decision>();
     }
 
-    // Before the end: other blocks may still read this one's memory.
+    template <int kCounts>
+    __device__ void add_up(unsigned* counts) const {
+        barrier();
+        if (blocks_ == 1) return;
+        constexpr int kOfThread = ceil_div(kCounts, kThreads);
+        unsigned sums[kOfThread] = {};
+        const auto each = [&](const auto& body) {
+#pragma unroll
+            for (int i = 0; i < kOfThread; ++i) {
+                const int k = i * kThreads + static_cast<int>(threadIdx.x);
+                if (k < kCounts) body(i, k);
+            }
+        };
+        for (int block = 0; block < blocks_; ++block) {
+            each([&](int i, int k) { sums[i] += *of_block(counts + k, block); });
+        }
+        barrier();  // all counts are read
+        each([&](int i, int k) { counts[k] = sums[i]; });
+        sync();
+    }
+
+    // Other blocks may still read this one's memory.
     __device__ void finish() const {
         if constexpr (kClusters) barrier();
     }
 
   private:
-    Board& board_;
+    Desk desk_;  // every block's: all come to the same decision
+    Partial& partial_;
     int blocks_ = 1, block_ = 0, phase_ = 0;
 
 // There are no clusters before architecture 9.0.
@@ -151,14 +233,18 @@ class BlockTeam {
             __syncthreads();
         }
     }
-    __device__ const Word* of_block(Word* words, int block) const {
-        return kClusters ? cooperative_groups::this_cluster().map_shared_rank(words, block) : words;
+    template <typename Value>
+    __device__ const Value* of_block(Value* values, int block) const {
+        return kClusters ? cooperative_groups::this_cluster().map_shared_rank(values, block) : values;
     }
 #else
     static __device__ int cluster_blocks() { return 1; }
     static __device__ int cluster_rank() { return 0; }
     __device__ void barrier() const { __syncthreads(); }
-    __device__ const Word* of_block(Word* words, int) const { return words; }
+    template <typename Value>
+    __device__ const Value* of_block(Value* values, int) const {
+        return values;
+    }
 #endif
 };
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .._checks import check_tensor, describe
+from ..ops._arguments import Bounds, check_kept, check_per_sample
 from ..ops._dtypes import arithmetic_dtype
-from ..ops.projection import Bounds, check_per_sample
-from .balls import PerSample
+from .balls import Ball, PerSample
 
 
 def check_model(model: Any) -> None:
@@ -65,6 +65,15 @@ def check_finite_per_sample(name: str, value: Any, x: Tensor) -> PerSample:
     if not ((value >= 0) & value.isfinite()).all():
         raise ValueError(f"{name}: expected finite numbers of at least 0, got {value.tolist()}")
     return value
+
+
+def check_step_options(norm: str, ball: Ball, k: Any, x: Tensor) -> dict[str, int | Tensor]:
+    """`k`, in counts, for the ball whose steps take it."""
+    if ball.k is not None:
+        return {"k": check_kept(ball.k if k is None else k, x)}
+    if k is not None:
+        raise ValueError(f"k: expected None with norm={norm!r}, where all entries move, got {describe(k)}")
+    return {}
 
 
 def check_generator(generator: Any, device: torch.device) -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._checks import check_bool, check_choice, check_int
+from ..ops._arguments import check_bounds
 from ..ops._dtypes import arithmetic_dtype
-from ..ops.projection import check_bounds
-from ._arguments import check_finite_per_sample, check_generator, check_model, check_samples
+from ._arguments import check_finite_per_sample, check_generator, check_model, check_samples, check_step_options
 from ._model_state import frozen
 from ._objective import BestSoFar, Objective
 from .balls import BALLS, PerSample
@@ -28,6 +28,7 @@ def pgd(
     eps: PerSample,
     steps: int = 40,
     step_size: PerSample | None = None,
+    k: int | float | Tensor | None = None,
     targeted: bool = False,
     random_start: bool = True,
     restarts: int = 1,
@@ -41,8 +42,13 @@ def pgd(
     .. math:: \max_\delta \ell(f(x + \delta), y) \quad\text{subject to}\quad
         \|\delta\| \le \epsilon,\ \text{lo} \le x + \delta \le \text{hi}
 
-    With `targeted` the loss with respect to the target `y` is minimised instead. For ``linf`` a step is
-    ``x_adv ← clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``.
+    With `targeted` the loss with respect to the target `y` is minimised instead. A step in the ball of each norm:
+
+    * ``linf``: ``x_adv ← clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``.
+    * ``l2``: along ``grad / ‖grad‖₂``, scaled back into the ball, then clipped to the box (`integralrob.ops.l2_step`).
+    * ``l1``: along the signs of the k largest entries of the gradient, each by ``step_size / k``, then the exact
+      projection on ball ∩ box (`integralrob.ops.l1_step`). The k are chosen among the entries that can move: not those
+      that are at a bound which the gradient points to.
 
     For each sample the strongest candidate over all steps and restarts is returned, `x` itself included: a success
     beats a failure, then the higher loss wins (the lower if targeted). More restarts with the same generator state
@@ -56,13 +62,18 @@ def pgd(
         x: ``[B, ...]`` samples, finite, within `bounds`. Under mixed precision keep them float32 and let autocast run
             the model: float16 and bfloat16 samples resolve steps near 1 to no more than 5e-4 and 4e-3.
         y: int64 ``[B]``, the labels, or with `targeted` the target classes.
-        norm: the ball: ``"linf"``.
+        norm: the ball: ``"linf"``, ``"l1"`` or ``"l2"``.
         eps: the ball's radius in units of `x`, a number of at least 0 or one per sample, ``[B]``.
         steps: gradient steps of each run.
-        step_size: length of a step in units of `x`, a number or one per sample, ``[B]``. None: ``2.5 · eps / steps``,
-            with which a run can cross the ball from any start and still move along its surface.
+        step_size: length of a step in that norm, in units of `x`, a number or one per sample, ``[B]``. None: ``2.5 ·
+            eps / steps``, with which a run can cross the ball from any start and still move along its surface; in l1
+            ``5 · eps / steps``, as a path along few entries at a time is a longer one.
+        k: in l1 only: how many entries a step moves, an int from 1 to the number of a sample's entries, a float as
+            their share, or a tensor of either, one per sample ``[B]``. None: 0.05.
         targeted: steer towards the classes `y` instead of away from them.
-        random_start: start each run uniformly in the ball inside `bounds`, instead of at `x`.
+        random_start: start each run at random in the ball inside `bounds`, instead of at `x`. In linf uniformly in
+            both; in l1 and l2 at the projection, on what of the ball is inside `bounds`, of a point that is uniform in
+            the ball: what lay outside is on the bounds.
         restarts: number of runs; with ``random_start=False`` all would be the same, so it has to be 1.
         loss: ``"ce"`` (cross entropy), or a callable ``(logits [B, K], y [B]) -> [B]``, one value per sample.
         bounds: lowest and highest value of a valid sample, or None.
@@ -79,7 +90,9 @@ def pgd(
     Complexity: ``restarts · steps + 1`` gradients and ``restarts`` more evaluations of the model; memory for the graph
     of one batch and six tensors of the size of `x`. The loop never waits for the device.
 
-    Source: A. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    Sources: A. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; l1: F. Tramèr,
+    D. Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019, and F. Croce, M. Hein,
+    "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021.
 
     >>> def model(x):  # class 0 where the two values add up to more than 1/2
     ...     total = x.sum(1)
@@ -100,7 +113,8 @@ def pgd(
     x, y = check_samples(x, y, bounds)
     eps = check_finite_per_sample("eps", eps, x)
     steps = check_int("steps", steps, 1)
-    step_size = 2.5 * eps / steps if step_size is None else check_finite_per_sample("step_size", step_size, x)
+    step_size = ball.path * eps / steps if step_size is None else check_finite_per_sample("step_size", step_size, x)
+    options = check_step_options(norm, ball, k, x)
     restarts = check_int("restarts", restarts, 1)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts: expected 1 with random_start=False, where all would be the same, got {restarts}")
@@ -122,7 +136,7 @@ def pgd(
                     x_adv = x_adv.detach()
                     best.update(x_adv, gain.detach(), success)
                     run[step] = gain.detach()
-                    x_adv = ball.step(x_adv, grad, x, eps, step_size, bounds=bounds)
+                    x_adv = ball.step(x_adv, grad, x, eps, step_size, bounds=bounds, **options)
                     bar.update()
                 with torch.no_grad():
                     gain, success = objective(x_adv)

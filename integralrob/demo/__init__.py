@@ -29,7 +29,8 @@ def run(
 ) -> Path:
     """Runs both tasks, prints a table, and writes `results.json` and figures (PNG).
 
-    Digits: a classifier of scikit-learn's 8×8 digits; clean and l-infinity robust accuracy. Photos: super-resolution of
+    Digits: a classifier of scikit-learn's 8×8 digits; clean accuracy, and robust accuracy in balls
+    of three norms. Photos: super-resolution of
     held-out parts of scikit-learn's two sample photographs; PSNR. Each network is trained, converted, trained over
     random sizes, and measured as a discretised network at all sizes. Takes a minute or two on a CPU, on one thread.
 
@@ -69,25 +70,27 @@ def run(
     with _repeatable():
         digits = classify_digits(images, settings.fractions, settings.digits, seed)
         photos = sharpen_photos(photographs, settings.fractions, settings.photos, seed)
-        eps, steps = settings.digits.eps, settings.digits.attack_steps
+        radii, steps = settings.digits.radii, settings.digits.attack_steps
         bicubic = psnr(photographs.test_x, photographs.test_y)
-        plots.plot_accuracy(folder / "accuracy.png", digits, eps)
+        plots.plot_accuracy(folder / "accuracy.png", digits, radii)
         plots.plot_weight_maps(folder / "weights.png", digits, images)
-        plots.plot_adversarial_examples(folder / "adversarial.png", digits, images, eps=eps, steps=steps, seed=seed)
+        plots.plot_adversarial_examples(
+            folder / "adversarial.png", digits, images, eps=radii["linf"], steps=steps, seed=seed
+        )
         plots.plot_psnr(folder / "psnr.png", photos, bicubic)
         plots.plot_photos(folder / "photos.png", photos, photographs)
 
     rows = [candidate.row for candidate in digits + photos]
     noted = {
         "device": str(device),
-        "linf": {"eps": eps, "steps": steps},
+        **{norm: {"eps": eps, "steps": steps} for norm, eps in radii.items()},
         "bicubic_psnr": bicubic,
     }
     save(folder / "results.json", rows, seed, noted)
     print(table(rows))
     print(
-        f"linf: accuracy in % under PGD ({steps} steps, one random start, eps {eps:g}), "
-        "which is an upper bound of the robust accuracy; "
+        f"{', '.join(f'{norm} (eps {eps:g})' for norm, eps in radii.items())}: accuracy in % under PGD ({steps} steps, "
+        "one random start), which is an upper bound of the robust accuracy; "
         f"psnr in dB; bicubic interpolation has {bicubic:.2f}."
     )
     print(f"{time.perf_counter() - begin:.0f} s on {device}. Results and figures: {folder}")

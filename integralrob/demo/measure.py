@@ -42,10 +42,10 @@ def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def robust_accuracy(
-    network: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, generator: torch.Generator
+    network: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, steps: int, generator: torch.Generator
 ) -> float:
-    """Percentage of samples that keep their class under PGD in the l-infinity ball."""
-    result = pgd(network, x, y, eps=eps, steps=steps, generator=generator)
+    """Percentage of samples that keep their class under PGD in the ball of a norm."""
+    result = pgd(network, x, y, norm=norm, eps=eps, steps=steps, generator=generator)
     return 100 * int((~result.success).sum()) / len(y)
 
 

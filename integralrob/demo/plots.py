@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ CURVES: dict[str, tuple[str, dict[str, Any]]] = {
     f"{DEFAULT}, converted": ("antialiased, converted only", {"color": "C0", "marker": "o", "ls": ":"}),
     f"{SUPPLEMENT}, converted": ("supplement's sampling, converted only", {"color": "C1", "marker": "s", "ls": ":"}),
 }
+# Norm -> how its ball is called.
+BALLS = {"linf": r"$\ell_\infty$", "l1": r"$\ell_1$", "l2": r"$\ell_2$"}
 DPI = 130
 
 
@@ -34,16 +36,18 @@ def find(candidates: Sequence[Candidate], sampling: str | None, fraction: float)
     return next(c for c in candidates if c.row.sampling == sampling and c.row.fraction == fraction)
 
 
-def plot_accuracy(path: Path, candidates: Sequence[Candidate], eps: float) -> None:
+def plot_accuracy(path: Path, candidates: Sequence[Candidate], radii: Mapping[str, float]) -> None:
     """Clean and robust accuracy against size."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    titles = {"clean": "Clean test images"}
+    titles |= {norm: f"Under attack: PGD, {BALLS[norm]} ball of {eps:g}" for norm, eps in radii.items()}
+    figure = Figure(figsize=(11, 8.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharey=True)
     rows = [candidate.row for candidate in candidates]
-    titles = {"clean": "Clean test images", "linf": f"Under attack: PGD, $\\ell_\\infty$ ball of {eps:g}"}
-    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+    for axis, (measure, title) in zip(axes.flat, titles.items(), strict=True):
         _curves(axis, rows, measure)
         axis.set(title=title, ylabel="accuracy (%)", ylim=(-2, 102))
-    _legend(figure, axes[0])
+        axis.label_outer()
+    _legend(figure, axes[0, 0])
     figure.suptitle("Digits: one network, sampled at any size")
     figure.savefig(path, dpi=DPI)
 

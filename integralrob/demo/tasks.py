@@ -35,7 +35,7 @@ class DigitsSettings:
     Attributes:
         channels: of each of the three convolutions.
         discrete, integral: training of the discrete network, and of the integral ones over random sizes.
-        eps: radius of the l-infinity ball around images in [0, 1].
+        linf, l1, l2: radius of the ball of that norm around images in [0, 1].
         attack_steps: gradient steps of PGD.
         timing_rounds: number of forward passes of which the median time is taken.
         timed_images: their batch.
@@ -46,10 +46,17 @@ class DigitsSettings:
     # left of the random initial values, which is what makes channels with the same task look different.
     discrete: Schedule = field(default_factory=lambda: Schedule(epochs=15, learning_rate=3e-3, weight_decay=5.0))
     integral: Schedule = field(default_factory=lambda: Schedule(epochs=25, learning_rate=1e-2))
-    eps: float = 0.1
+    linf: float = 0.1
+    l1: float = 1.0
+    l2: float = 0.4
     attack_steps: int = 10
     timing_rounds: int = 15
     timed_images: int = 128
+
+    @property
+    def radii(self) -> dict[str, float]:
+        """Norm -> radius."""
+        return {"linf": self.linf, "l1": self.l1, "l2": self.l2}
 
 
 @dataclass(frozen=True)
@@ -110,8 +117,10 @@ def classify_digits(data: Split, fractions: tuple[float, ...], settings: DigitsS
     attack = torch.Generator(device)
     for row, candidate in tqdm(candidates, desc="digits: clean and robust accuracy", unit="network"):
         row.clean = accuracy(candidate, x, y)
-        attack.manual_seed(seed)
-        row.linf = robust_accuracy(candidate, x, y, eps=settings.eps, steps=settings.attack_steps, generator=attack)
+        for norm, eps in settings.radii.items():
+            attack.manual_seed(seed)
+            robust = robust_accuracy(candidate, x, y, norm=norm, eps=eps, steps=settings.attack_steps, generator=attack)
+            setattr(row, norm, robust)
     fill_cost(candidates, x[: settings.timed_images], rounds=settings.timing_rounds, title="digits: time")
     return candidates
 

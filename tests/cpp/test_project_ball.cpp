@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <limits>
 #include <string>
-#include <thread>
 
 #include "expect.h"
 #include "projection/ball_search.h"
 #include "projection/projection_kernels.h"
+#include "threads.h"
 
 using namespace integralrob;
 
@@ -28,18 +28,6 @@ std::vector<T> narrowed(const std::vector<double>& x) {
     for (const double v : x) result.push_back(narrow<T>(static_cast<arithmetic_t<T>>(v)));
     return result;
 }
-
-struct Threads {
-    static inline int count = 1;
-
-    static void run(int64_t n, void (*body)(const void*, int64_t, int64_t), const void* context) {
-        std::vector<std::thread> threads;
-        for (int t = 0; t < count; ++t) {
-            threads.emplace_back([=] { body(context, n * t / count, n * (t + 1) / count); });
-        }
-        for (std::thread& thread : threads) thread.join();
-    }
-};
 
 // One row and its projection.
 template <typename T>
@@ -419,6 +407,100 @@ void check_search_ends() {
     }
 }
 
+// How many passes a search from its start takes, over rows of every kind. (The kernels begin at the answer of
+// a sample, and take fewer.)
+template <typename A>
+class Passes {
+  public:
+    static constexpr int kMost = 32;
+
+    void check() {
+        for (int round = 0; round < 240; ++round) {
+            for (const char* kind : kKinds) {
+                for (const int norm : {1, 2}) {
+                    for (const bool box : {false, true}) {
+                        const int64_t length = 1 + random_.below(random_.below(4) == 0 ? 600 : 60);
+                        for (int again = 0; again < 10; ++again) {
+                            count(random_problem<A>(random_, kind, norm, length, box));
+                        }
+                    }
+                }
+            }
+        }
+        CHECK_THAT(most_[0] <= kMost && most_[1] <= kMost, "%d and %d passes", most_[0], most_[1]);
+    }
+
+    void print() const {
+        for (const int norm : {1, 2}) {
+            std::printf("float%d, l%d:", int(8 * sizeof(A)), norm);
+            int64_t rows = 0;
+            for (const int64_t n : rows_[norm - 1]) rows += n;
+            for (int n = 0; n <= most_[norm - 1]; ++n) {
+                std::printf(" %d: %.3f%%", n, 100.0 * rows_[norm - 1][n] / rows);
+            }
+            std::printf(" of %lld rows\n", (long long)rows);
+        }
+    }
+
+  private:
+    expect::Random random_;
+    int64_t rows_[2][200] = {};
+    int most_[2] = {};
+
+    void count(const Problem<A>& problem) {
+        const std::vector<double> sizes = problem.sizes(), limits = problem.limits();
+        std::vector<A> a(sizes.begin(), sizes.end()), b(limits.begin(), limits.end());
+        A largest = 0, moving = 0, reaching = 0;
+        for (size_t i = 0; i < a.size(); ++i) {
+            if (problem.norm == 1) b[i] = std::min(b[i], problem.eps);
+            largest = std::max(largest, a[i]);
+            if (b[i] > 0) moving = std::max(moving, a[i]);
+            if (b[i] >= problem.eps) reaching = std::max(reaching, a[i]);
+        }
+        if (problem.norm == 1) {
+            L1Search<A> search(problem.eps, moving, reaching);
+            search_with(1, search, [&] {
+                const Threshold<A> threshold = search.threshold();
+                CompensatedSum<double> sum;
+                double free = 0;
+                for (size_t i = 0; i < a.size(); ++i) {
+                    const A x = threshold(a[i], b[i]);
+                    sum.add(x);
+                    free += x > 0 && x < b[i];
+                }
+                search.update(sum.value(), free);
+            });
+        } else {
+            L2Search<A> search(problem.eps, largest);
+            const double unit = L2Search<A>::square_unit(problem.eps);
+            search_with(2, search, [&] {
+                const Factor<A> factor = search.factor();
+                CompensatedSum<double> free, clipped;
+                for (size_t i = 0; i < a.size(); ++i) {
+                    const A x = factor(a[i], b[i]);
+                    (x < b[i] ? free : clipped).add(L2Search<A>::square(x, unit));
+                }
+                search.update(free.value(), clipped.value());
+            });
+        }
+    }
+
+    template <typename Search, typename Pass>
+    void search_with(int norm, const Search& search, const Pass& pass) {
+        int passes = 0;
+        for (; !search.found && passes < 199; ++passes) pass();
+        ++rows_[norm - 1][passes];
+        most_[norm - 1] = std::max(most_[norm - 1], passes);
+    }
+};
+
+template <typename A>
+void check_passes(bool print) {
+    Passes<A> passes;
+    passes.check();
+    if (print) passes.print();
+}
+
 template <typename T>
 void check_type() {
     check_projections<T>();
@@ -430,7 +512,10 @@ void check_type() {
 
 }  // namespace
 
-int main() {
+// With an argument: prints the distribution of the number of passes.
+int main(int arguments, char**) {
+    check_passes<float>(arguments > 1);
+    check_passes<double>(arguments > 1);
     check_type<float>();
     check_type<double>();
     check_type<Half>();

@@ -1,10 +1,11 @@
-// l-infinity projection and step against the formula written with std::clamp, ranges that split rows, NaN, in
-// place.
+// l-infinity projection, its derivative, and step against the formulas written with std::clamp, ranges that
+// split rows, NaN, in place, with and without momentum.
 #include <algorithm>
 #include <limits>
 
 #include "expect.h"
 #include "projection/projection_kernels.h"
+#include "threads.h"
 
 using namespace integralrob;
 
@@ -20,6 +21,11 @@ std::vector<T> random_batch(expect::Random& random, int64_t count) {
     return random.numbers<T>(count, [](double x) { return narrow<T>(static_cast<arithmetic_t<T>>(x)); });
 }
 
+template <typename T>
+double rounding() {
+    return std::is_same_v<T, Half> ? 0x1p-11 : sizeof(T) == 2 ? 0x1p-8 : sizeof(T) == 4 ? 0x1p-24 : 0x1p-53;
+}
+
 // Bits, with every NaN the same.
 template <typename T>
 bool same(T x, T y) {
@@ -31,19 +37,20 @@ template <typename T>
 struct Case {
     using A = arithmetic_t<T>;
     int64_t rows, length;
-    std::vector<T> x, grad, x_adv;
-    std::vector<A> eps, step;
+    std::vector<T> x, grad, x_adv, previous;
+    std::vector<A> eps, size;
 
     Case(expect::Random& random, int64_t rows_, int64_t length_)
         : rows(rows_),
           length(length_),
           x(random_batch<T>(random, rows * length)),
           grad(random_batch<T>(random, rows * length)),
-          x_adv(random_batch<T>(random, rows * length)) {
+          x_adv(random_batch<T>(random, rows * length)),
+          previous(random_batch<T>(random, rows * length)) {
         for (int64_t k = 0; k < rows * length; k += 5) grad[k] = T{};
         for (int64_t row = 0; row < rows; ++row) {
             eps.push_back(static_cast<A>(std::fabs(random.number())));
-            step.push_back(static_cast<A>(std::fabs(random.number())));
+            size.push_back(static_cast<A>(std::fabs(random.number())));
         }
     }
 
@@ -71,24 +78,67 @@ struct Case {
         }
     }
 
-    void check_step(bool per_row, A lo, A hi) const {
-        const PerRow<A> radius{eps.data(), per_row ? 1 : 0}, size{step.data(), per_row ? 1 : 0};
+    void check_step(bool per_row, A momentum, A lo, A hi) const {
+        const int64_t stride = per_row ? 1 : 0;
+        Step<T> step{x_adv.data(),
+                     grad.data(),
+                     x.data(),
+                     momentum > 0 ? previous.data() : nullptr,
+                     {eps.data(), stride},
+                     {size.data(), stride},
+                     {nullptr, 0},
+                     momentum,
+                     lo,
+                     hi,
+                     rows,
+                     length,
+                     nullptr};
         std::vector<T> out(rows * length), in_place = x_adv;
-        in_pieces([&](int64_t begin, int64_t end) {
-            INTEGRALROB_ON_ISA(linf_step<T>, x_adv.data(), grad.data(), x.data(), radius, size, lo, hi,
-                               length, out.data(), begin, end);
-            INTEGRALROB_ON_ISA(linf_step<T>, in_place.data(), grad.data(), x.data(), radius, size, lo, hi,
-                               length, in_place.data(), begin, end);
-        });
+        step.out = out.data();
+        in_pieces([&](int64_t begin, int64_t end) { INTEGRALROB_ON_ISA(linf_step<T>, step, begin, end); });
+        step.x_adv = step.out = in_place.data();
+        in_pieces([&](int64_t begin, int64_t end) { INTEGRALROB_ON_ISA(linf_step<T>, step, begin, end); });
         for (int64_t k = 0; k < rows * length; ++k) {
             const int64_t row = per_row ? k / length : 0;
-            const A g = widen(grad[k]), clean = widen(x[k]);
-            A moved = A(widen(x_adv[k])) + (g > 0 ? step[row] : g < 0 ? -step[row] : A(0));
-            moved = std::clamp(std::clamp(moved, clean - eps[row], clean + eps[row]), lo, hi);
-            CHECK_THAT(same(out[k], narrow<T>(moved)), "[%lld, %lld] element %lld: %g, not %g",
-                       (long long)rows, (long long)length, (long long)k, exact(out[k]),
-                       exact(narrow<T>(moved)));
+            const A g = widen(grad[k]), clean = widen(x[k]), from = widen(x_adv[k]);
+            const auto clipped = [&](A moved) {
+                return std::clamp(std::clamp(moved, clean - eps[row], clean + eps[row]), lo, hi);
+            };
+            A moved = clipped(from + (g > 0 ? size[row] : g < 0 ? -size[row] : A(0)));
+            if (momentum > 0) {
+                const A on = (1 - momentum) * (moved - from) + momentum * (from - A(widen(previous[k])));
+                moved = clipped(from + on);
+            }
+            // With momentum, products may be fused into the sums.
+            const double slack = momentum > 0 ? 4 * rounding<T>() : 0;
+            CHECK_THAT(same(out[k], narrow<T>(moved)) || std::fabs(exact(out[k]) - moved) <= slack,
+                       "[%lld, %lld] element %lld: %g, not %g", (long long)rows, (long long)length,
+                       (long long)k, exact(out[k]), exact(narrow<T>(moved)));
             CHECK(same(in_place[k], out[k]));
+        }
+    }
+
+    void check_gradients(bool per_row, const T* center, A lo, A hi, ParallelFor parallel) const {
+        std::vector<T> of_delta(rows * length), of_center(rows * length);
+        std::vector<A> of_eps(rows);
+        INTEGRALROB_ON_ISA(project_linf_backward<T>, grad.data(), x_adv.data(),
+                           PerRow<A>{eps.data(), per_row ? 1 : 0}, center, lo, hi, length, of_delta.data(),
+                           of_eps.data(), center ? of_center.data() : nullptr, 0, rows, parallel);
+        for (int64_t row = 0; row < rows; ++row) {
+            long double sum = 0, size = 0;
+            for (int64_t k = row * length; k < (row + 1) * length; ++k) {
+                const A e = eps[per_row ? row : 0], y = widen(x_adv[k]), g = widen(grad[k]);
+                const A down = center ? std::min(lo - A(widen(center[k])), A(0)) : -e;
+                const A up = center ? std::max(hi - A(widen(center[k])), A(0)) : e;
+                const bool above = y > std::min(e, up), below = y < std::max(-e, down);
+                if (above && e <= up) sum += g;
+                if (below && -e >= down) sum -= g;
+                size += std::fabs(g);
+                CHECK(same(of_delta[k], above || below ? T{} : grad[k]));
+                const bool by_box = (above && up < e && up > 0) || (below && down > -e && down < 0);
+                if (center) CHECK(exact(of_center[k]) == (by_box ? -g : 0));
+            }
+            CHECK(std::fabs(of_eps[row] - sum) <= rounding<A>() * (std::fabs(sum) + 1e-6 * size));
         }
     }
 };
@@ -102,16 +152,31 @@ void check_nan() {
     const std::vector<T> ones(3 * length, narrow<T>(A(1)));
     std::vector<T> out(3 * length);
     for (int64_t position = 0; position < length; ++position) {
-        for (int which = 0; which < 3; ++which) {  // x_adv, grad, x
-            std::vector<T> argument[] = {ones, ones, ones};
+        for (int which = 0; which < 4; ++which) {  // x_adv, grad, x, previous
+            std::vector<T> argument[] = {ones, ones, ones, ones};
             argument[which][position] = narrow<T>(nan);
-            INTEGRALROB_ON_ISA(linf_step<T>, argument[0].data(), argument[1].data(), argument[2].data(),
-                               PerRow<A>{eps, 1}, PerRow<A>{eps, 0}, -infinity, infinity, length, out.data(),
-                               0, 3 * length);
-            for (int64_t k = 0; k < 3 * length; ++k) {
-                CHECK(std::isnan(widen(out[k])) == (k == position || k / length == 1));
+            for (const bool momentum : {false, true}) {
+                const T* previous = momentum ? argument[3].data() : nullptr;
+                const Step<T> step{argument[0].data(),
+                                   argument[1].data(),
+                                   argument[2].data(),
+                                   previous,
+                                   {eps, 1},
+                                   {eps, 0},
+                                   {nullptr, 0},
+                                   A(0.5),
+                                   -infinity,
+                                   infinity,
+                                   3,
+                                   length,
+                                   out.data()};
+                INTEGRALROB_ON_ISA(linf_step<T>, step, 0, 3 * length);
+                for (int64_t k = 0; k < 3 * length; ++k) {
+                    const bool unknown = k == position && (which < 3 || momentum);
+                    CHECK(std::isnan(widen(out[k])) == (unknown || k / length == 1));
+                }
             }
-            if (which == 1) continue;
+            if (which % 2 == 1) continue;
             INTEGRALROB_ON_ISA(project_linf<T>, argument[0].data(), argument[2].data(), PerRow<A>{eps, 1},
                                A(0), A(1), length, out.data(), 0, 3 * length);
             for (int64_t k = 0; k < 3 * length; ++k) {
@@ -127,14 +192,21 @@ void check_type() {
     const A infinity = std::numeric_limits<A>::infinity();
     expect::Random random;
     for (const auto& [rows, length] :
-         {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {7, 16}, {2, 257}, {100, 1}, {1, 1000}}) {
+         {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {7, 16}, {2, 257}, {100, 1}, {1, 10000}}) {
         const Case<T> batch(random, rows, length);
         for (const bool per_row : {false, true}) {
             batch.check_projection(per_row, nullptr, A(0), A(1));
             batch.check_projection(per_row, batch.x.data(), A(0), A(1));
             batch.check_projection(per_row, batch.x.data(), A(-0.5), infinity);
-            batch.check_step(per_row, A(0), A(1));
-            batch.check_step(per_row, -infinity, infinity);
+            for (const A momentum : {A(0), A(0.25), A(1)}) {
+                batch.check_step(per_row, momentum, A(0), A(1));
+                batch.check_step(per_row, momentum, -infinity, infinity);
+            }
+            for (const ParallelFor parallel : {ParallelFor{}, ParallelFor{Threads::run}}) {
+                batch.check_gradients(per_row, nullptr, A(0), A(1), parallel);
+                batch.check_gradients(per_row, batch.x.data(), A(0), A(1), parallel);
+                batch.check_gradients(per_row, batch.x.data(), A(-0.5), infinity, parallel);
+            }
         }
     }
     check_nan<T>();

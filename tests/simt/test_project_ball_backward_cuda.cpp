@@ -8,12 +8,12 @@
 #include "simt/simt.h"
 
 using namespace integralrob;
-using cuda::Threads;
+using cuda::Place;
 
 namespace {
 
 struct Way {
-    Threads threads;
+    Place place;
     bool clusters;
 };
 
@@ -73,13 +73,13 @@ struct Case {
                                                   out.delta.data() + offset,
                                                   out.eps.data(),
                                                   box ? out.center.data() + offset : nullptr},
-                                                 "a backward pass", way.threads, way.clusters, nullptr);
+                                                 "a backward pass", way.place, way.clusters, nullptr);
         return out;
     }
 
     template <template <typename> typename Gradient>
     void check(const std::vector<Way>& ways) const {
-        const Gradients expected = run<Gradient>({Threads::kAny, true});
+        const Gradients expected = run<Gradient>({Place::kAny, true});
         const auto same = [](const auto& x, const auto& y) {
             return x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(x[0])) == 0;
         };
@@ -87,7 +87,7 @@ struct Case {
             const Gradients out = run<Gradient>(way);
             CHECK_THAT(same(out.delta, expected.delta) && same(out.center, expected.center) &&
                            same(out.eps, expected.eps),
-                       "[%lld, %lld] by threads %d", (long long)rows, (long long)length, int(way.threads));
+                       "[%lld, %lld] by threads %d", (long long)rows, (long long)length, int(way.place));
         }
         for (int64_t row = 0; row < rows; ++row) check_row<Gradient>(row, expected);
     }
@@ -102,16 +102,13 @@ struct Case {
             entries.emplace_back(delta[first + k], result[first + k], limit_of(first + k));
             on_sphere = on_sphere || entries[k].cut();
         }
-        const auto free = [&](int64_t k) {
-            return !entries[k].clipped() && (!kL1 || !on_sphere || entries[k].m > 0);
-        };
         const auto direction = [&](int64_t k) {
             return kL1 ? (std::signbit(widen(delta[first + k])) ? -1.0 : 1.0)
                        : double(widen(result[first + k]));
         };
         double gd = 0, dd = 0, aa = 0;
         for (int64_t k = 0; k < length; ++k) {
-            if (!free(k)) continue;
+            if (entries[k].clipped() || entries[k].m == 0) continue;
             gd += double(widen(grad[first + k])) * direction(k);
             dd += direction(k) * direction(k);
             aa += double(entries[k].a) * entries[k].a;
@@ -119,7 +116,9 @@ struct Case {
         const double mean = !on_sphere ? 0
                             : dd > 0   ? gd / dd
                                        : gd,
-                     s = kL1 || !on_sphere || dd == 0 ? 1 : std::sqrt(dd / aa);
+                     s = kL1 || !on_sphere ? 1
+                         : dd > 0          ? std::sqrt(dd / aa)
+                                           : 0;
         const double rounding = sizeof(T) == 2 ? 0x1p-7 : sizeof(T) == 4 ? 0x1p-20 : 0x1p-48;
         const auto close = [&](double x, double expected) {
             return (std::isnan(x) && std::isnan(expected)) ||
@@ -130,7 +129,7 @@ struct Case {
                    mean);
         for (int64_t k = 0; k < length; ++k) {
             const double moved = double(widen(grad[first + k])) - mean * direction(k);
-            const double of_delta = free(k) ? s * moved : 0,
+            const double of_delta = entries[k].template follows<!kL1>(on_sphere) ? s * moved : 0,
                          of_center = entries[k].moves_with_center() ? -moved : 0;
             CHECK_THAT(close(widen(out.delta[first + k]), of_delta),
                        "l%d, row %lld, element %lld of %lld: %g, not %g", kL1 ? 1 : 2, (long long)row,
@@ -146,11 +145,9 @@ template <typename T>
 void check_type(uint64_t seed) {
     simt::set_seed(seed);
     expect::Random random;
-    const std::vector<Way> few = {{Threads::kWarp, true}, {Threads::kBlock, true}};
-    const std::vector<Way> all = {{Threads::kWarp, true},
-                                  {Threads::kBlock, true},
-                                  {Threads::kCluster, true},
-                                  {Threads::kCluster, false}};
+    const std::vector<Way> few = {{Place::kWarp, true}, {Place::kBlock, true}};
+    const std::vector<Way> all = {
+        {Place::kWarp, true}, {Place::kBlock, true}, {Place::kCluster, true}, {Place::kCluster, false}};
     const auto check = [&](int64_t rows, int64_t length, int offset, const std::vector<Way>& ways) {
         for (const bool box : {false, true}) {
             const Case<T> batch(random, rows, length, offset, box);

@@ -280,32 +280,27 @@ struct Case {
 // A grid of fewer blocks than rows goes around more than once.
 template <typename T>
 void check_small_grid(expect::Random& random) {
-    using A = arithmetic_t<T>;
-    using Registers = cuda::InRegisters<T, cuda::kPieces<T>>;
-    using Block = cuda::BlockTeam<cuda::kSmallThreads, false>;
-    using Cluster = cuda::BlockTeam<cuda::kLargeThreads, true>;
+    using Task = cuda::Projection<T, cuda::L1Ball>;
+    using Row = typename Task::Row;
+    using Registers = cuda::InRegisters<Row, cuda::kPiecesOfThread<Row>>;
     const Case<T> batch(random, 9, 40, 0, {true, 0, 1}, 0);
     Buffer<T> expected(batch.rows * batch.length, 0), out(batch.rows * batch.length, 0);
     batch.template run<cuda::L1Ball>(Place::kAny, kH200, expected);
-    const auto check = [&](auto* kernel, const cuda::Launch& shape) {
+    const Task task{batch.delta.data(), batch.center.data(), {batch.eps.data(), 1}, 0, 1, batch.rows,
+                    batch.length,       out.data()};
+    const auto check = [&]<typename Team, typename Entries>(int blocks, int cluster) {
         std::fill(out.data(), out.data() + batch.rows * batch.length, T{});
-        cuda::launch(kernel, shape, nullptr,
-                     cuda::Problem<T>{batch.delta.data(),
-                                      batch.center.data(),
-                                      {batch.eps.data(), 1},
-                                      0,
-                                      1,
-                                      batch.rows,
-                                      batch.length,
-                                      out.data()});
+        cuda::launch(cuda::for_rows<Team, Entries, Task>,
+                     {.blocks = blocks,
+                      .threads = Team::kThreads,
+                      .shared_bytes = Team::kSharedBytes,
+                      .cluster = cluster},
+                     nullptr, task);
         CHECK(std::memcmp(out.data(), expected.data(), sizeof(T) * batch.rows * batch.length) == 0);
     };
-    check(cuda::project_rows<cuda::WarpTeam, Registers, cuda::kSmallThreads, cuda::L1Ball<A>, T>,
-          {.blocks = 1, .threads = cuda::kSmallThreads});
-    check(cuda::project_rows<Block, Registers, cuda::kSmallThreads, cuda::L1Ball<A>, T>,
-          {.blocks = 2, .threads = cuda::kSmallThreads, .shared_bytes = Block::kSharedBytes});
-    check(cuda::project_rows<Cluster, cuda::InDeviceMemory<T>, cuda::kLargeThreads, cuda::L1Ball<A>, T>,
-          {.blocks = 4, .threads = cuda::kLargeThreads, .shared_bytes = Cluster::kSharedBytes, .cluster = 2});
+    check.template operator()<cuda::WarpTeam<128>, Registers>(1, 1);
+    check.template operator()<cuda::BlockTeam<128, false>, Registers>(2, 1);
+    check.template operator()<cuda::BlockTeam<512, true>, cuda::InDeviceMemory<Row>>(4, 2);
 }
 
 template <typename T>
@@ -329,7 +324,9 @@ void check_type(uint64_t seed) {
             check(int64_t(Kind::kKinds), length, round, kShort);
     }
     check(3, 300, 1, kAll);
-    const int64_t warp = 32 * cuda::kPieces<T> * cuda::kLanes<T>, block = 4 * warp;
+    const int64_t warp = 32 * cuda::kPiecesOfThread<typename cuda::Projection<T, cuda::L1Ball>::Row> *
+                         cuda::kLanes<T>,
+                  block = 4 * warp;
     for (const int64_t length : {warp - 1, warp}) check(4, length, 0, kShort);
     check(5, warp + 1, 0, kMiddle);
     check(2, block, 0, kMiddle);

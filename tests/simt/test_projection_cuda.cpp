@@ -42,7 +42,7 @@ class Buffer {
     int offset_;
 };
 
-// Offsets of the inputs and of the result.
+// Offsets of the inputs (of previous as of grad) and of the result.
 struct Offsets {
     int x_adv, grad, x, out;
 };
@@ -52,8 +52,8 @@ struct Case {
     using A = arithmetic_t<T>;
     int64_t rows, length, count;
     Offsets offsets;
-    Buffer<T> x_adv, grad, x;
-    std::vector<A> eps, step;
+    Buffer<T> x_adv, grad, x, previous;
+    std::vector<A> eps, sizes;
 
     Case(expect::Random& random, int64_t rows_, int64_t length_, Offsets offsets_)
         : rows(rows_),
@@ -62,10 +62,11 @@ struct Case {
           offsets(offsets_),
           x_adv(random, count, offsets.x_adv),
           grad(random, count, offsets.grad),
-          x(random, count, offsets.x) {
+          x(random, count, offsets.x),
+          previous(random, count, offsets.grad) {
         for (int64_t row = 0; row < rows; ++row) {
             eps.push_back(static_cast<A>(std::fabs(random.number())));
-            step.push_back(static_cast<A>(std::fabs(random.number())));
+            sizes.push_back(static_cast<A>(std::fabs(random.number())));
         }
     }
 
@@ -103,23 +104,43 @@ struct Case {
 
     void check_step(A lo, A hi) const {
         for (const PerRow<A> radius : ways(eps)) {
-            for (const PerRow<A> size : ways(step)) {
-                const auto formula = [&](int64_t k, int64_t row) {
-                    return linf_step(A(widen(x_adv.data()[k])), A(widen(grad.data()[k])),
-                                     A(widen(x.data()[k])), radius[row], size[row], lo, hi);
-                };
-                Buffer<T> out(count, offsets.out), in_place = x_adv, on_cpu(count, 0);
-                cuda::linf_step<T>(x_adv.data(), grad.data(), x.data(), radius, size, lo, hi, rows, length,
-                                   out.data(), nullptr);
-                cuda::linf_step<T>(in_place.data(), grad.data(), x.data(), radius, size, lo, hi, rows, length,
-                                   in_place.data(), nullptr);
-                INTEGRALROB_ON_ISA(linf_step<T>, x_adv.data(), grad.data(), x.data(), radius, size, lo, hi,
-                                   length, on_cpu.data(), 0, count);
-                expect_equal("linf_step on CUDA", out.data(), formula);
-                expect_equal("linf_step in place", in_place.data(), formula);
-                expect_equal("linf_step on the CPU", on_cpu.data(), formula);
+            for (const PerRow<A> size : ways(sizes)) {
+                for (const bool momentum : {false, true}) check_step(lo, hi, radius, size, momentum);
             }
         }
+    }
+
+    void check_step(A lo, A hi, PerRow<A> radius, PerRow<A> size, bool momentum) const {
+        const auto formula = [&](int64_t k, int64_t row) {
+            const A from = widen(x_adv.data()[k]), center = widen(x.data()[k]);
+            const A z = linf_step(from, A(widen(grad.data()[k])), center, radius[row], size[row], lo, hi);
+            if (!momentum) return z;
+            const A moved = from + cuda::with_momentum(z, from, A(widen(previous.data()[k])), A(0.25));
+            return clip_linf(moved, center, radius[row], lo, hi);
+        };
+        Buffer<T> out(count, offsets.out), in_place = x_adv, on_cpu(count, 0);
+        const auto step = [&](const T* from, T* to) {
+            return Step<T>{from,
+                           grad.data(),
+                           x.data(),
+                           momentum ? previous.data() : nullptr,
+                           radius,
+                           size,
+                           {nullptr, 0, 1},
+                           A(0.25),
+                           lo,
+                           hi,
+                           rows,
+                           length,
+                           to};
+        };
+        cuda::linf_step(step(x_adv.data(), out.data()), nullptr);
+        cuda::linf_step(step(in_place.data(), in_place.data()), nullptr);
+        expect_equal("linf_step on CUDA", out.data(), formula);
+        expect_equal("linf_step in place", in_place.data(), formula);
+        if (momentum) return;
+        INTEGRALROB_ON_ISA(linf_step<T>, step(x_adv.data(), on_cpu.data()), 0, count);
+        expect_equal("linf_step on the CPU", on_cpu.data(), formula);
     }
 
     void check() const {

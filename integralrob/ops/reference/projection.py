@@ -1,4 +1,4 @@
-"""Projections onto perturbation balls, and the fused attack steps, in plain torch."""
+"""Projections onto perturbation balls, and their derivatives, in plain torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from .._dtypes import arithmetic_dtype
 
 
-def _per_row(value: float | Tensor, like: Tensor) -> Tensor:
+def per_row(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or one value per sample ``[B]``, shaped to broadcast over ``[B, ...]`` and in the type of the sums."""
     tensor = torch.as_tensor(value, dtype=arithmetic_dtype(like.dtype), device=like.device)
     return tensor.reshape(-1, *[1] * (like.dim() - 1))
@@ -29,7 +29,7 @@ def linf_limits(
     delta: Tensor, eps: float | Tensor, center: Tensor | None, bounds: tuple[float, float] | None
 ) -> tuple[Tensor, Tensor]:
     """The least and greatest value that each entry of `delta` may take."""
-    radius = _per_row(eps, delta)
+    radius = per_row(eps, delta)
     if center is None or bounds is None:
         return -radius, radius
     wide = center.to(radius.dtype)
@@ -117,7 +117,7 @@ def _magnitudes(
     """``a = |y|`` and its limit ``b`` in the box, on the side of y's sign, ``[B, d]``, and eps ``[B, 1]``."""
     y = _rows(delta)
     lower, upper = (_rows(limit.expand_as(delta)) for limit in linf_limits(delta, math.inf, center, bounds))
-    radius = _per_row(eps, delta).to(y.dtype).reshape(-1, 1).expand(len(y), 1)
+    radius = per_row(eps, delta).to(y.dtype).reshape(-1, 1).expand(len(y), 1)
     return y.abs(), torch.where(y > 0, upper, -lower), radius
 
 
@@ -153,6 +153,28 @@ def _with_signs(magnitude: Tensor, delta: Tensor, a: Tensor, b: Tensor, radius: 
     return torch.copysign(rounded, delta)
 
 
+def project_linf_backward(
+    grad: Tensor,
+    delta: Tensor,
+    eps: float | Tensor,
+    *,
+    center: Tensor | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `delta`, ``eps [B]``, `center` (or ``[0]``).
+
+    On each entry the result is one of: `delta`, ``±eps``, a bound minus `center`, or 0 (center outside the bounds).
+    """
+    y, g = _rows(delta), _rows(grad)
+    lower, upper = (_rows(limit.expand_as(delta)) for limit in linf_limits(delta, eps, center, bounds))
+    radius = per_row(eps, delta).to(y.dtype).reshape(-1, 1)
+    above, below = y > upper, y < lower
+    by_ball = (above & (upper == radius)) | (below & (lower == -radius))
+    by_box = (above & (upper < radius) & (upper > 0)) | (below & (lower > -radius) & (lower < 0))
+    of_eps = _sum(torch.where(above, g, -g).masked_fill(~by_ball, 0))
+    return _gradients(g, ~(above | below), of_eps, g, by_box, delta, center)
+
+
 def project_l1_backward(
     grad: Tensor,
     delta: Tensor,
@@ -183,19 +205,19 @@ def project_l2_backward(
     free, clipped, active = _active_set(delta, result, center, bounds)
     g, projected = _rows(grad), _rows(result)
     # Scaled, so that no square overflows: ``δ = n · largest`` and ``y = t · greatest`` on the free entries.
-    n, largest = _scaled(projected.masked_fill(~(free & active), 0))
-    t, greatest = _scaled(_rows(delta).masked_fill(~(free & active), 0))
+    n, largest = scaled(projected.masked_fill(~(free & active), 0))
+    t, greatest = scaled(_rows(delta).masked_fill(~(free & active), 0))
     nothing = (_sum(n.square()) == 0).to(g.dtype)  # mean = 0 there, and s = 1, or 0 for a ball of radius 0
     s = ((_sum(n.square()) + nothing) / (_sum(t.square()) + nothing)).sqrt() * (largest / greatest)
     s = s.masked_fill(active & (nothing > 0), 0)
     mean = _sum((n * g).masked_fill(~free, 0)) / (_sum(n.square()) + nothing) / largest
-    radius = _per_row(eps, delta).to(g.dtype).reshape(-1, 1).expand_as(mean).masked_fill(~active, 0)
+    radius = per_row(eps, delta).to(g.dtype).reshape(-1, 1).expand_as(mean).masked_fill(~active, 0)
     moved = g - projected * mean
     follows = free | (_rows(delta) == 0)  # s · 0 is 0, and yet moves with delta
     return _gradients(s * moved, follows, radius * mean, moved, clipped, delta, center)
 
 
-def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
+def scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows whose greatest magnitude is 1, and what they were divided by; rows of zeros stay."""
     greatest = rows.abs().amax(dim=1, keepdim=True) if rows.numel() else rows.new_zeros(len(rows), 1)
     greatest = torch.where(greatest > 0, greatest, 1)
@@ -232,36 +254,3 @@ def _gradients(
     if center is not None:
         grad_center = -of_center.masked_fill(~clipped, 0).to(delta.dtype).reshape(delta.shape)
     return grad_delta, of_eps.reshape(-1).to(arithmetic_dtype(delta.dtype)), grad_center
-
-
-def linf_step(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps: float | Tensor,
-    step_size: float | Tensor,
-    *,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
-) -> Tensor:
-    """``clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``."""
-    radius, step = _per_row(eps, x), _per_row(step_size, x)
-    lower, upper = bounds or (-math.inf, math.inf)
-    wide_x = x.to(radius.dtype)
-    wide_grad = grad.to(radius.dtype)
-    sign = torch.where(wide_grad.isnan(), wide_grad, wide_grad.sign())
-    moved = x_adv.to(radius.dtype) + step * sign
-    inside = torch.minimum(torch.maximum(moved, wide_x - radius), wide_x + radius)
-    return inside.clamp(lower, upper).to(x_adv.dtype)
-
-
-def linf_step_(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps: float | Tensor,
-    step_size: float | Tensor,
-    *,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
-) -> Tensor:
-    """`linf_step`, written into `x_adv`."""
-    return x_adv.copy_(linf_step(x_adv, grad, x, eps, step_size, bounds=bounds))

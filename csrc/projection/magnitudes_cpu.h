@@ -1,0 +1,147 @@
+// Of the magnitudes of a row: the k-th largest, exactly, by counting, and the l2 norm.
+#pragma once
+
+#include <limits>
+
+#include "projection/row_cpu.h"
+
+namespace integralrob::INTEGRALROB_ISA_NAMESPACE {
+
+// Of a probe p > 0: how many magnitudes are at least p, the least of these, and the largest of the others.
+template <typename A>
+struct Tally {
+    double at_least = 0;
+    A least = std::numeric_limits<A>::infinity(), below = 0;
+    bool unknown = false;  // there is a NaN
+
+    void add(const Tally& other) {
+        at_least += other.at_least;
+        least = std::min(least, other.least);
+        below = std::max(below, other.below);
+        unknown = unknown || other.unknown;
+    }
+};
+
+template <typename T>
+class Magnitudes {
+    using A = arithmetic_t<T>;
+
+  public:
+    Magnitudes(const T* values, int64_t length, ParallelFor parallel)
+        : values_(values), length_(length), parallel_(length <= kChunk ? nullptr : parallel) {}
+
+    Tally<A> tally(A probe) const {
+        return add_up<Tally<A>>(parallel_, chunks(), [&](int64_t i) { return tally(probe, i); });
+    }
+
+    // A bracket [low, high] of values, with more than k - 1 of at least `low`, and fewer than k larger than
+    // `high`. A probe is where a line between the ends says k - 0.5 (Illinois: the end that stays counts for
+    // half), or halves the bit patterns. It is counted first: only where its neighbours can be the answer, or
+    // there are ties, they are looked for.
+    A kth_largest(int64_t k) const {
+        using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
+        constexpr int kMany = 16;
+        A low = 0, high = std::numeric_limits<A>::infinity();
+        double more = static_cast<double>(length_) - k + 0.5, fewer = 0.5 - k;
+        bool stayed_high = false;
+        for (int i = 0; low < high; ++i) {
+            A probe = low + static_cast<A>(more / (more - fewer)) * (high - low);  // infinite at first
+            if (i % (i < kMany ? 8 : 2) == 1 || !(probe > low && probe <= high)) {
+                const Bits from = bit_cast<Bits>(low), to = bit_cast<Bits>(high);
+                probe = bit_cast<A>(static_cast<Bits>(from + (to - from + 1) / 2));
+            }
+            const bool first = i == 0;
+            const double counted = first || i >= kMany ? k : count(probe);
+            const bool look = counted == k || counted == k - 1;
+            const Tally<A> found = look ? tally(probe) : Tally<A>{counted, probe, before(probe)};
+            const double over = found.at_least - k + 0.5;
+            if (over > 0) {
+                low = found.least;
+                fewer = stayed_high && !first ? fewer / 2 : fewer;
+                more = over;
+            } else {
+                high = found.below;
+                more = !stayed_high && !first ? more / 2 : more;
+                fewer = over;
+            }
+            stayed_high = over > 0;
+            if (look && std::fabs(over) < 1) return over > 0 ? low : high;
+        }
+        return low;
+    }
+
+    // Σ (unit·|value|)², an infinite one counting as the largest number. `unit`: for float64 only.
+    double squares(double unit) const {
+        const auto of = [&](int64_t i) {
+            VectorSum<A> sum;
+            for_chunk(i, [&](Lane<A> x) __attribute__((always_inline)) {
+                sum.add_square(finite(absolute(x), kLargest<A>), unit);
+            });
+            return sum.total();
+        };
+        return add_up<CompensatedSum<double>>(parallel_, chunks(), of).value();
+    }
+
+  private:
+    const T* values_;
+    int64_t length_;
+    ParallelFor parallel_;
+
+    static A before(A x) { return std::nextafter(x, A(0)); }
+
+    struct Count {
+        double count = 0;
+        void add(const Count& other) { count += other.count; }
+    };
+    double count(A probe) const {
+        return add_up<Count>(parallel_, chunks(),
+                             [&](int64_t i) {
+                                 decltype(Lane<A>{} < Lane<A>{}) minus{};
+                                 for_chunk(i, [&](Lane<A> x) __attribute__((always_inline)) {
+                                     minus += absolute(x) >= probe;
+                                 });
+                                 return Count{count_of(minus)};
+                             })
+            .count;
+    }
+
+    int64_t chunks() const { return (length_ + kChunk - 1) / kChunk; }
+
+    // body(x) for vectors of the chunk, the last one filled up with zeros.
+    template <typename Body>
+    INTEGRALROB_INLINE void for_chunk(int64_t i, const Body& body) const {
+        const T* values = values_ + i * kChunk;
+        const int64_t count = std::min(kChunk, length_ - i * kChunk), whole = count - count % kLanes<A>;
+        for (int64_t k = 0; k < whole; k += kLanes<A>) body(load<Lane<A>>(values + k));
+        if (whole < count) {
+            T last[kLanes<A>] = {};
+            std::copy(values + whole, values + count, last);
+            body(load<Lane<A>>(last));
+        }
+    }
+
+    Tally<A> tally(A probe, int64_t i) const {
+        using V = Lane<A>;
+        const V zero{}, infinity = zero + std::numeric_limits<A>::infinity();
+        V least = infinity, below{};
+        decltype(zero < zero) minus{}, unknown{};
+        for_chunk(i, [&](V x) __attribute__((always_inline)) {
+            const V size = absolute(x), upper = size >= probe ? size : infinity;
+            const V lower = size < probe ? size : zero;
+            minus += size >= probe;
+            least = least < upper ? least : upper;
+            below = below > lower ? below : lower;
+            unknown |= x != x;
+        });
+        Tally<A> tally;
+        tally.at_least = count_of(minus);
+        for (int lane = 0; lane < kLanes<A>; ++lane) {
+            tally.least = std::min(tally.least, least[lane]);
+            tally.below = std::max(tally.below, below[lane]);
+            tally.unknown = tally.unknown || unknown[lane] != 0;
+        }
+        return tally;
+    }
+};
+
+}  // namespace integralrob::INTEGRALROB_ISA_NAMESPACE
