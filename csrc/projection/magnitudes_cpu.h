@@ -34,10 +34,10 @@ class Magnitudes {
         return add_up<Tally<A>>(parallel_, chunks(), [&](int64_t i) { return tally(probe, i); });
     }
 
-    // A bracket [low, high] of values, with more than k - 1 of at least `low`, and fewer than k larger than
-    // `high`. A probe is where a line between the ends says k - 0.5 (Illinois: the end that stays counts for
-    // half), or halves the bit patterns. It is counted first: only where its neighbours can be the answer, or
-    // there are ties, they are looked for.
+    // A bracket [low, high] of the answer: k or more values are at least `low`, fewer than k are larger than
+    // `high`. A probe is where a line between the ends says k - 0.5 (the end that stays counts for half, as
+    // in the Illinois method), or halves the bit patterns. Probes are counted, which is fast; values next to
+    // them are looked for where one of these can be the answer, or where, because of ties, none is.
     A kth_largest(int64_t k) const {
         using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
         constexpr int kMany = 16;
@@ -46,7 +46,7 @@ class Magnitudes {
         bool stayed_high = false;
         for (int i = 0; low < high; ++i) {
             A probe = low + static_cast<A>(more / (more - fewer)) * (high - low);  // infinite at first
-            if (i % (i < kMany ? 8 : 2) == 1 || !(probe > low && probe <= high)) {
+            if ((i + 1) % (i < kMany ? 8 : 2) == 0 || !(probe > low && probe <= high)) {
                 const Bits from = bit_cast<Bits>(low), to = bit_cast<Bits>(high);
                 probe = bit_cast<A>(static_cast<Bits>(from + (to - from + 1) / 2));
             }

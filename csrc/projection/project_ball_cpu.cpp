@@ -18,6 +18,10 @@ struct Perturbation {
         return load<V>(delta + k);
     }
     void write(int64_t first, int64_t count, const A* entries) const {
+        if constexpr (std::is_same_v<T, A>) {
+            std::copy_n(entries, count, out + first);
+            return;
+        }
         for (int64_t k = 0; k < count; ++k) {
             out[first + k] = signed_entry(std::fabs(entries[k]), narrow<T>(entries[k]));
         }
