@@ -55,6 +55,8 @@ struct L1 : L1Search<A> {
     void update(const Sums& sums) { L1Search<A>::update(sums.first.value(), sums.second.value()); }
     void first_guess(const A*, int64_t, A) {}  // none better than what update() says
 
+    // Whether Newton's step from the start is not the answer yet.
+    static bool has_pieces(bool) { return true; }
     double answer() const { return this->theta(); }
     void propose(double theta) { this->guess(theta); }
     static A most(A eps) { return eps; }
@@ -87,6 +89,7 @@ struct L2 : L2Search<A> {
         this->guess_from(eps, squares);
     }
 
+    static bool has_pieces(bool with_box) { return with_box; }
     double answer() const { return this->at * this->factor().unit; }
     void propose(double s) { this->guess(s / this->factor().unit); }
     static A most(A) { return std::numeric_limits<A>::infinity(); }
@@ -133,7 +136,7 @@ class Projection {
 
     void run() const {
         Norm<A> search(eps_, extent());
-        search.propose(sample());
+        if (Norm<A>::has_pieces(row_.center != nullptr)) search.propose(sample());
         while (!search.found) pass(search);
         if (search.inside()) {
             write(Unchanged{}, std::numeric_limits<A>::infinity());

@@ -26,6 +26,11 @@ template <typename T>
 class Magnitudes {
     using A = arithmetic_t<T>;
 
+    struct Count {
+        double count = 0;
+        void add(const Count& other) { count += other.count; }
+    };
+
   public:
     Magnitudes(const T* values, int64_t length, ParallelFor parallel)
         : values_(values), length_(length), parallel_(length <= kChunk ? nullptr : parallel) {}
@@ -34,38 +39,50 @@ class Magnitudes {
         return add_up<Tally<A>>(parallel_, chunks(), [&](int64_t i) { return tally(probe, i); });
     }
 
+    double count(A probe) const {
+        const auto of = [&](int64_t i) {
+            decltype(Lane<A>{} < Lane<A>{}) minus{};
+            for_chunk(i, [&](Lane<A> x) __attribute__((always_inline)) { minus += absolute(x) >= probe; });
+            return Count{count_of(minus)};
+        };
+        return add_up<Count>(parallel_, chunks(), of).count;
+    }
+
     // A bracket [low, high] of the answer: k or more values are at least `low`, fewer than k are larger than
     // `high`. A probe is where a line between the ends says k - 0.5 (the end that stays counts for half, as
     // in the Illinois method), or halves the bit patterns. Probes are counted, which is fast; values next to
     // them are looked for where one of these can be the answer, or where, because of ties, none is.
-    A kth_largest(int64_t k) const {
+    A kth_largest(int64_t k, const Tally<A>& of_infinity) const {
         using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
         constexpr int kMany = 16;
-        A low = 0, high = std::numeric_limits<A>::infinity();
-        double more = static_cast<double>(length_) - k + 0.5, fewer = 0.5 - k;
-        bool stayed_high = false;
-        for (int i = 0; low < high; ++i) {
-            A probe = low + static_cast<A>(more / (more - fewer)) * (high - low);  // infinite at first
-            if ((i + 1) % (i < kMany ? 8 : 2) == 0 || !(probe > low && probe <= high)) {
+        if (of_infinity.at_least >= k) return std::numeric_limits<A>::infinity();
+        if (of_infinity.at_least == k - 1) return of_infinity.below;
+        A low = 0, high = of_infinity.below;
+        double more = static_cast<double>(length_) - k + 0.5, fewer = of_infinity.at_least - k + 0.5;
+        int stayed = 0;  // -1: low, 1: high
+        for (int i = 1; low < high; ++i) {
+            A probe = low + static_cast<A>(more / (more - fewer)) * (high - low);
+            if (i % (i < kMany ? 8 : 2) == 0 || !(probe > low && probe <= high)) {
                 const Bits from = bit_cast<Bits>(low), to = bit_cast<Bits>(high);
                 probe = bit_cast<A>(static_cast<Bits>(from + (to - from + 1) / 2));
             }
-            const bool first = i == 0;
-            const double counted = first || i >= kMany ? k : count(probe);
+            const double counted = i < kMany ? count(probe) : k;
             const bool look = counted == k || counted == k - 1;
             const Tally<A> found = look ? tally(probe) : Tally<A>{counted, probe, before(probe)};
             const double over = found.at_least - k + 0.5;
             if (over > 0) {
                 low = found.least;
-                fewer = stayed_high && !first ? fewer / 2 : fewer;
                 more = over;
+                if (stayed == 1) fewer /= 2;
+                stayed = 1;
             } else {
                 high = found.below;
-                more = !stayed_high && !first ? more / 2 : more;
                 fewer = over;
+                if (stayed == -1) more /= 2;
+                stayed = -1;
             }
-            stayed_high = over > 0;
-            if (look && std::fabs(over) < 1) return over > 0 ? low : high;
+            if (look && over == 0.5) return low;
+            if (look && over == -0.5) return high;
         }
         return low;
     }
@@ -88,22 +105,6 @@ class Magnitudes {
     ParallelFor parallel_;
 
     static A before(A x) { return std::nextafter(x, A(0)); }
-
-    struct Count {
-        double count = 0;
-        void add(const Count& other) { count += other.count; }
-    };
-    double count(A probe) const {
-        return add_up<Count>(parallel_, chunks(),
-                             [&](int64_t i) {
-                                 decltype(Lane<A>{} < Lane<A>{}) minus{};
-                                 for_chunk(i, [&](Lane<A> x) __attribute__((always_inline)) {
-                                     minus += absolute(x) >= probe;
-                                 });
-                                 return Count{count_of(minus)};
-                             })
-            .count;
-    }
 
     int64_t chunks() const { return (length_ + kChunk - 1) / kChunk; }
 

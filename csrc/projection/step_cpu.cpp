@@ -16,10 +16,10 @@ struct SparseMove {
     SparseMove(const Step<T>& step, int64_t row, ParallelFor parallel) {
         const Magnitudes<T> gradient(step.grad + row * step.length, step.length, parallel);
         const int64_t k = std::clamp<int64_t>(step.kept[row], 1, step.length);
-        least = std::max(gradient.kth_largest(k), std::numeric_limits<A>::denorm_min());
-        const Tally<A> tally = gradient.tally(least);
-        const A kept = static_cast<A>(std::max(tally.at_least, 1.0));
-        share = tally.unknown ? std::numeric_limits<A>::quiet_NaN() : step.size[row] / kept;
+        const Tally<A> all = gradient.tally(std::numeric_limits<A>::infinity());
+        least = std::max(gradient.kth_largest(k, all), std::numeric_limits<A>::denorm_min());
+        const A moving = static_cast<A>(std::max(gradient.count(least), 1.0));
+        share = all.unknown ? std::numeric_limits<A>::quiet_NaN() : step.size[row] / moving;
         rest = share == share ? A(0) : share;
     }
 
