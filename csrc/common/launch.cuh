@@ -62,11 +62,10 @@ inline int64_t multiprocessors() {
     return count;
 }
 
-// Enqueues kernel(arguments...); throws std::runtime_error if that fails. No work for no blocks.
-template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), const Launch& shape, cudaStream_t stream,
-            Arguments&&... arguments) {
-    if (shape.blocks == 0) return;
+// What a launch is to be told, of which `cluster` is a part; allows the kernel what it takes.
+template <typename... Parameters>
+cudaLaunchConfig_t configure(void (*kernel)(Parameters...), const Launch& shape, cudaStream_t stream,
+                             cudaLaunchAttribute& cluster) {
     constexpr size_t kSharedOfAnyKernel = 48 << 10;
     constexpr int kClusterOfAnyKernel = 8;
     constexpr int64_t kLargestGrid = INT32_MAX;
@@ -78,7 +77,6 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, cudaStream_t str
     if (shape.cluster > kClusterOfAnyKernel) {
         check_launch(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), shape);
     }
-    cudaLaunchAttribute cluster = {};
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
     cudaLaunchConfig_t config = {};
@@ -89,6 +87,27 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, cudaStream_t str
     config.stream = stream;
     config.attrs = &cluster;
     config.numAttrs = shape.cluster > 1 ? 1 : 0;
+    return config;
+}
+
+// Whether the GPU has room for one of the clusters, which is promised of up to 8 blocks.
+template <typename... Parameters>
+bool has_room(void (*kernel)(Parameters...), const Launch& shape) {
+    cudaLaunchAttribute cluster = {};
+    const cudaLaunchConfig_t config = configure(kernel, shape, nullptr, cluster);
+    int clusters = 0;
+    const cudaError_t code = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+    if (code != cudaSuccess) cudaGetLastError();  // an answer too, not an error of the next launch
+    return code == cudaSuccess && clusters > 0;
+}
+
+// Enqueues kernel(arguments...); throws std::runtime_error if that fails. No work for no blocks.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), const Launch& shape, cudaStream_t stream,
+            Arguments&&... arguments) {
+    if (shape.blocks == 0) return;
+    cudaLaunchAttribute cluster = {};
+    const cudaLaunchConfig_t config = configure(kernel, shape, stream, cluster);
     check_launch(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), shape);
 }
 

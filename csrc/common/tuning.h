@@ -125,10 +125,7 @@ namespace integralrob::cuda {
 // Entries that a thread has in registers, half as many of float64: of a projection, two numbers each; of a
 // step, three. More: longer rows stay in registers; but fewer threads share a multiprocessor.
 #ifndef INTEGRALROB_BALL_ENTRIES
-#define INTEGRALROB_BALL_ENTRIES 28
-#endif
-#ifndef INTEGRALROB_STEP_ENTRIES
-#define INTEGRALROB_STEP_ENTRIES 24
+#define INTEGRALROB_BALL_ENTRIES 24
 #endif
 
 // Threads of a block whose shared memory holds a row, or its part of one. More: fewer of them wait at the
@@ -170,7 +167,7 @@ constexpr int kMapThreads = INTEGRALROB_MAP_THREADS, kMapResident = INTEGRALROB_
 constexpr int kMapVectors = INTEGRALROB_MAP_VECTORS;
 
 constexpr int kBallThreads = INTEGRALROB_BALL_THREADS, kBallLargeThreads = INTEGRALROB_BALL_LARGE_THREADS;
-constexpr int kBallEntries = INTEGRALROB_BALL_ENTRIES, kStepEntries = INTEGRALROB_STEP_ENTRIES;
+constexpr int kBallEntries = INTEGRALROB_BALL_ENTRIES;
 constexpr int64_t kBallSharedBytes = int64_t{INTEGRALROB_BALL_SHARED} << 10;
 
 }  // namespace integralrob::cuda

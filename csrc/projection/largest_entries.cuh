@@ -42,9 +42,10 @@ class DigitCounts {
     template <typename Team>
     __device__ Found find(Team& team, unsigned k) {
         team.template add_up<kSlots>(counts_);
-        return team.share([&] {
+        return team.template lead<Word>([&](Word&) {
             const int lane = static_cast<int>(threadIdx.x) % kWarp;
             unsigned of_lane = 0;
+#pragma unroll 8
             for (int i = 0; i < kWarp; ++i) of_lane += counts_[slot(lane * kWarp + i)];
             const Place group = locate(of_lane, k, 0);
             const Place digit = locate(counts_[slot(group.lane * kWarp + lane)], k, group.above);

@@ -10,7 +10,7 @@ template <typename T, template <typename> typename Ball_>
 struct Projection {
     using A = arithmetic_t<T>;
     using Ball = Ball_<A>;
-    static constexpr size_t kScratch = 0;
+    static constexpr size_t kScratch = Sample<T>::kBytes;
     class Row;
 
     const T *delta, *center;  // center may be null
@@ -22,8 +22,8 @@ struct Projection {
     A scale = 1;
 
     template <typename Team, typename Entries>
-    __device__ void run(Team& team, const Row& row, Entries& entries, unsigned char*) const {
-        const auto formula = project<Ball>(team, entries, row.eps, scale);
+    __device__ void run(Team& team, const Row& row, Entries& entries, unsigned char* scratch) const {
+        const auto formula = project<Ball, T>(team, entries, length, row.eps, scale, scratch);
         for_pieces(entries, [&](int64_t k, const auto& piece) { row.store(k, piece, formula); });
     }
 };
@@ -32,7 +32,7 @@ template <typename T, template <typename> typename Ball_>
 class Projection<T, Ball_>::Row {
   public:
     using Piece = cuda::Piece<T, 2>;
-    static constexpr int kStages = 0, kPiecesOnTheirWay = 4;
+    static constexpr int kStages = 0, kPiecesOnTheirWay = 4, kResident = 0;
     const A eps;
     const int64_t length;
 

@@ -62,8 +62,11 @@ struct Piece {
 //   load(k)                    the piece from entry k on, from the device's memory
 //   advance(stage, k, piece)   makes it the piece of that stage, of the kStages after the one that is loaded
 //   kPiecesOnTheirWay          loaded by a thread at a time, where it does not keep them
+//   kResident                  blocks that a multiprocessor must have room for where they keep it in shared
+//                              memory; 0: as the compiler likes
 //
 // The places that follow have
+//   kResident           likewise
 //   each(batch, body)   body(k, piece) for the pieces of the thread; in `batches` of up to 512 entries
 //   advance(stage)      of all pieces
 // Thread t of a team of n has the pieces t, t + n, ...
@@ -108,6 +111,7 @@ class InRegisters {
   public:
     using Piece = typename Row::Piece;
     static constexpr int64_t batches = 1;
+    static constexpr int kResident = 0;
     static int64_t bytes_of_block(int64_t, int, int) { return 0; }
 
     template <typename Team>
@@ -145,6 +149,7 @@ class InSharedMemory {
   public:
     using Piece = typename Row::Piece;
     static constexpr int64_t batches = 1;
+    static constexpr int kResident = Row::kResident;
     static int64_t bytes_of_block(int64_t length, int blocks, int threads) {
         return ceil_div<int64_t>(length, int64_t{blocks} * threads * Piece::kEntries) * threads *
                sizeof(Piece);
@@ -153,18 +158,18 @@ class InSharedMemory {
     template <typename Team>
     __device__ InSharedMemory(const Row& row, const Team& team, unsigned char* memory)
         : row_(row),
-          first_(int64_t{team.rank()} * Piece::kEntries),
-          step_(int64_t{team.size()} * Piece::kEntries),
+          first_(team.rank() * Piece::kEntries),
+          step_(team.size() * Piece::kEntries),
           parts_(reinterpret_cast<Part*>(memory) + threadIdx.x) {
-        for_pieces([&](int64_t k, Part* to) { write(row_.load(k), to); });
+        for_pieces([&](int k, Part* to) { write(row_.load(k), to); });
     }
 
     template <typename Body>
     __device__ __forceinline__ void each(int64_t, const Body& body) {
-        for_pieces([&](int64_t k, const Part* from) { body(k, read(from)); });
+        for_pieces([&](int k, const Part* from) { body(k, read(from)); });
     }
     __device__ __forceinline__ void advance(int stage) {
-        for_pieces([&](int64_t k, Part* part) {
+        for_pieces([&](int k, Part* part) {
             Piece piece = read(part);
             row_.advance(stage, k, piece);
             write(piece, part);
@@ -177,14 +182,14 @@ class InSharedMemory {
     static constexpr int kParts = Piece::kEntries / kLanes<A>;  // of a field
 
     const Row& row_;
-    int64_t first_, step_;
+    int first_, step_;
     Part* parts_;
 
     template <typename Body>
     __device__ __forceinline__ void for_pieces(const Body& body) {
         Part* part = parts_;
-#pragma unroll(Piece::kEntries > 4 ? 1 : 2)
-        for (int64_t k = first_; k < row_.length; k += step_, part += Piece::kFields * kParts * blockDim.x) {
+#pragma unroll(Piece::kEntries* Piece::kFields > 8 ? 1 : 2)
+        for (int k = first_; k < row_.length; k += step_, part += Piece::kFields * kParts * blockDim.x) {
             body(k, part);
         }
     }
@@ -219,6 +224,7 @@ class InDeviceMemory {
   public:
     using Piece = typename Row::Piece;
     const int64_t batches;
+    static constexpr int kResident = 0;
     static int64_t bytes_of_block(int64_t, int, int) { return 0; }
 
     template <typename Team>
@@ -267,7 +273,7 @@ class InDeviceMemory {
 //   kScratch                  bytes of shared memory that it needs for each team
 //   run(team, row, entries, scratch)
 template <typename Team, typename Entries, typename Task>
-__global__ void __launch_bounds__(Team::kThreads) for_rows(Task task) {
+__global__ void __launch_bounds__(Team::kThreads, Entries::kResident) for_rows(Task task) {
     Team team;
     unsigned char* scratch = dynamic_shared<unsigned char>() + Team::kSharedBytes;
     for (int64_t r = team.first_row(); r < task.rows; r += team.row_step()) {
@@ -294,20 +300,22 @@ struct Device {
 
 // Pieces of a thread in registers.
 template <typename Row>
-constexpr int kPiecesOfThread = ceil_div((Row::Piece::kFields == 2 ? kBallEntries : kStepEntries) * 4 /
-                                             static_cast<int>(sizeof(typename Row::Piece::A)),
-                                         Row::Piece::kEntries);
+constexpr int kPiecesOfThread =
+    ceil_div(kBallEntries * 4 / static_cast<int>(sizeof(typename Row::Piece::A)), Row::Piece::kEntries);
 
 template <typename Team, typename Entries, typename Task>
-void launch_rows_of(const Task& task, const char* purpose, int cluster, cudaStream_t stream) {
+Launch shape_of(const Task& task, const char* purpose, int cluster) {
     const size_t of_entries = Entries::bytes_of_block(task.length, cluster, Team::kThreads);
-    launch(for_rows<Team, Entries, Task>,
-           {.blocks = ceil_div<int64_t>(task.rows, Team::kRowsOfBlock) * cluster,
+    return {.blocks = ceil_div<int64_t>(task.rows, Team::kRowsOfBlock) * cluster,
             .threads = Team::kThreads,
             .shared_bytes = Team::kSharedBytes + Team::kRowsOfBlock * Task::kScratch + of_entries,
             .cluster = cluster,
-            .purpose = purpose},
-           stream, task);
+            .purpose = purpose};
+}
+
+template <typename Team, typename Entries, typename Task>
+void launch_rows_of(const Task& task, const char* purpose, int cluster, cudaStream_t stream) {
+    launch(for_rows<Team, Entries, Task>, shape_of<Team, Entries>(task, purpose, cluster), stream, task);
 }
 
 // `place`: for tests; kAny chooses.
@@ -322,19 +330,24 @@ void launch_rows(const Task& task, const char* purpose, Place place, const Devic
     constexpr int64_t kOfThread = kPiecesOfThread<Row> * Row::Piece::kEntries;
     if (task.length == 0) return;
 
+    using Shared = InSharedMemory<Row>;
     const auto shared_bytes = [&](int cluster) {
-        return static_cast<int64_t>(Cluster::kSharedBytes + Task::kScratch) +
-               InSharedMemory<Row>::bytes_of_block(task.length, cluster, kBallLargeThreads);
+        return static_cast<int64_t>(shape_of<Cluster, Shared>(task, purpose, cluster).shared_bytes);
     };
     const int portable = device.clusters ? 8 : 1, most = device.large_clusters ? 16 : portable;
     int cluster = 1;
     while (cluster < portable && shared_bytes(cluster) > kBallSharedBytes) cluster *= 2;
     while (cluster < most && shared_bytes(cluster) > device.shared_bytes) cluster *= 2;
+    const auto fits = [&] {
+        return shared_bytes(cluster) <= device.shared_bytes &&
+               (cluster <= portable ||
+                has_room(for_rows<Cluster, Shared, Task>, shape_of<Cluster, Shared>(task, purpose, cluster)));
+    };
     if (place == Place::kAny) {
-        place = task.length <= kOfThread * kWarp               ? Place::kWarp
-                : task.length <= kOfThread * kBallThreads      ? Place::kBlock
-                : shared_bytes(cluster) <= device.shared_bytes ? Place::kCluster
-                                                               : Place::kDeviceMemory;
+        place = task.length <= kOfThread * kWarp          ? Place::kWarp
+                : task.length <= kOfThread * kBallThreads ? Place::kBlock
+                : fits()                                  ? Place::kCluster
+                                                          : Place::kDeviceMemory;
     }
     const auto launch_for = [&]<typename Team, typename Entries>(int cluster) {
         launch_rows_of<Team, Entries>(task, purpose, cluster, stream);
@@ -345,7 +358,7 @@ void launch_rows(const Task& task, const char* purpose, Place place, const Devic
         case Place::kBlock:
             return launch_for.template operator()<Block, Registers>(1);
         case Place::kCluster:
-            return launch_for.template operator()<Cluster, InSharedMemory<Row>>(cluster);
+            return launch_for.template operator()<Cluster, Shared>(cluster);
         default:
             return launch_for.template operator()<Cluster, InDeviceMemory<Row>>(portable);
     }

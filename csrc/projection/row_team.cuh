@@ -59,17 +59,15 @@ class Desk {
 
     __device__ explicit Desk(unsigned char* memory) : memory_(memory) {}
 
-    // make(state, value) -> the decision; by one thread.
-    template <typename State, typename Value, typename Make>
-    __device__ void decide(const Value& value, const Make& make) {
-        using Decision = decltype(make(std::declval<State&>(), value));
-        static_assert(sizeof(State) <= kBytes - kOfDecision && sizeof(Decision) <= kOfDecision);
-        State* state = reinterpret_cast<State*>(memory_ + kOfDecision);
-        *reinterpret_cast<Decision*>(memory_) = make(*state, value);
+    template <typename State>
+    __device__ State& state() const {
+        static_assert(sizeof(State) <= kBytes - kOfDecision);
+        return *reinterpret_cast<State*>(memory_ + kOfDecision);
     }
     template <typename Decision>
-    __device__ Decision decision() const {
-        return *reinterpret_cast<const Decision*>(memory_);
+    __device__ Decision& decision() const {
+        static_assert(sizeof(Decision) <= kOfDecision);
+        return *reinterpret_cast<Decision*>(memory_);
     }
 
   private:
@@ -84,7 +82,10 @@ class Desk {
 //   team_here()                 which of the teams that share memory it is
 //   first_row(), row_step()     the rows that it works on
 //   decide<State>(value, make)  make(state, the reduced value), made by one thread, for all
-//   share(make)                 make(), made by the lanes of one warp, all of which get the same, for all
+//   lead<State>(make)           make(state), made by the lanes of one warp, the first lane's for all; it
+//   alone may
+//                               change the state
+//   publish(to, value)          writes shared memory, in all blocks; before the next decide() or add_up()
 //   sync()                      a barrier for those that share memory
 //   add_up<kCounts>(counts)     counts in shared memory, over all blocks; a barrier before and after it
 //   finish()                    before its end
@@ -112,13 +113,22 @@ class WarpTeam {
         using Decision = decltype(make(std::declval<State&>(), value));
         const Value total = reduce_warp(value);
         sync();  // the last decision is read
-        if (rank() == 0) desk_.template decide<State>(total, make);
+        if (rank() == 0) desk_.template decision<Decision>() = make(desk_.template state<State>(), total);
         sync();
-        return desk_.template decision<Decision>();
+        return Decision(desk_.template decision<Decision>());
     }
-    template <typename Make>
-    __device__ auto share(const Make& make) {
-        return make();
+    template <typename State, typename Make>
+    __device__ auto lead(const Make& make) {
+        using Decision = decltype(make(std::declval<State&>()));
+        sync();  // the last decision is read
+        const Decision decision = make(desk_.template state<State>());
+        if (rank() == 0) desk_.template decision<Decision>() = decision;
+        sync();
+        return Decision(desk_.template decision<Decision>());
+    }
+    template <typename Value>
+    __device__ void publish(Value* to, Value value) const {
+        *to = value;
     }
     template <int kCounts>
     __device__ void add_up(unsigned*) const {
@@ -144,7 +154,10 @@ class BlockTeam {
     __device__ BlockTeam()
         : desk_(dynamic_shared<unsigned char>()),
           partial_(*reinterpret_cast<Partial*>(dynamic_shared<unsigned char>() + Desk::kBytes)) {
-        if constexpr (kClusters) blocks_ = cluster_blocks(), block_ = cluster_rank();
+        if constexpr (kClusters) {
+            blocks_ = cluster_blocks(), block_ = cluster_rank();
+            barrier();  // all are there, and so is their memory
+        }
     }
 
     __device__ int size() const { return blocks_ * kThreads; }
@@ -171,24 +184,26 @@ class BlockTeam {
                 total.merge(from_words<Value>(of_block(partial_[phase_][k % kWarps], k / kWarps)));
             }
             total = reduce_warp(total);
-            if (lane == 0) desk_.template decide<State>(total, make);
+            if (lane == 0) desk_.template decision<Decision>() = make(desk_.template state<State>(), total);
         }
         sync();
-        return desk_.template decision<Decision>();
+        return Decision(desk_.template decision<Decision>());
     }
 
-    template <typename Make>
-    __device__ auto share(const Make& make) {
-        using Decision = decltype(make());
+    template <typename State, typename Make>
+    __device__ auto lead(const Make& make) {
+        using Decision = decltype(make(std::declval<State&>()));
         sync();  // the last decision is read
         if (threadIdx.x < kWarp) {
-            const Decision decision = make();
-            if (threadIdx.x == 0) {
-                desk_.template decide<Word>(decision, [](Word&, const Decision& same) { return same; });
-            }
+            const Decision decision = make(desk_.template state<State>());
+            if (threadIdx.x == 0) desk_.template decision<Decision>() = decision;
         }
         sync();
-        return desk_.template decision<Decision>();
+        return Decision(desk_.template decision<Decision>());
+    }
+    template <typename Value>
+    __device__ void publish(Value* to, Value value) const {
+        for (int block = 0; block < blocks_; ++block) *of_block(to, block) = value;
     }
 
     template <int kCounts>
@@ -234,7 +249,7 @@ class BlockTeam {
         }
     }
     template <typename Value>
-    __device__ const Value* of_block(Value* values, int block) const {
+    __device__ Value* of_block(Value* values, int block) const {
         return kClusters ? cooperative_groups::this_cluster().map_shared_rank(values, block) : values;
     }
 #else
@@ -242,7 +257,7 @@ class BlockTeam {
     static __device__ int cluster_rank() { return 0; }
     __device__ void barrier() const { __syncthreads(); }
     template <typename Value>
-    __device__ const Value* of_block(Value* values, int) const {
+    __device__ Value* of_block(Value* values, int) const {
         return values;
     }
 #endif

@@ -16,7 +16,7 @@ namespace {
 // A norm has
 //   Move                                   of an entry, from its gradient
 //   find(team, entries, size, k, scratch)  the move, from the entries' first numbers, the gradient's
-//   limited(team, entries, eps, scale)     the formula that makes the perturbations y, their first numbers,
+//   limited(team, entries, length, ...)    the formula that makes the perturbations y, their first numbers,
 //                                          those that are allowed
 //   room(y, x, lo, hi, eps)                how far an entry may go, as far as that is known before
 
@@ -24,7 +24,8 @@ template <typename T>
 struct L1Norm {
     using A = arithmetic_t<T>;
     using Formula = typename L1Ball<A>::Formula;
-    static constexpr size_t kScratch = DigitCounts::kBytes;
+    static constexpr size_t kScratch = DigitCounts::kBytes + Sample<T>::kBytes;
+    static constexpr int kResident = 1;  // two have too few registers
 
     // The same for every entry that is selected; a NaN is as large as any number, and moves to NaN.
     struct Move {
@@ -44,8 +45,9 @@ struct L1Norm {
         return {selection.least, size / static_cast<A>(max(selection.count, uint64_t{1}))};
     }
     template <typename Team, typename Entries>
-    static __device__ Formula limited(Team& team, Entries& entries, A eps, A scale) {
-        return project<L1Ball<A>>(team, entries, eps, scale);
+    static __device__ Formula limited(Team& team, Entries& entries, int64_t length, A eps, A scale,
+                                      unsigned char* scratch) {
+        return project<L1Ball<A>, T>(team, entries, length, eps, scale, scratch + DigitCounts::kBytes);
     }
     static __device__ Formula any_formula() { return L1Ball<A>::inside(); }
     static __device__ A room(A y, A x, A lo, A hi, A eps) { return limit(y, x, lo, hi, eps); }
@@ -67,6 +69,7 @@ struct L2Norm {
     using A = arithmetic_t<T>;
     using Formula = Factor<A>;
     static constexpr size_t kScratch = 0;
+    static constexpr int kResident = 0;
 
     struct Move {
         A unit, factor;
@@ -84,7 +87,7 @@ struct L2Norm {
         });
     }
     template <typename Team, typename Entries>
-    static __device__ Formula limited(Team& team, Entries& entries, A eps, A scale) {
+    static __device__ Formula limited(Team& team, Entries& entries, int64_t, A eps, A scale, unsigned char*) {
         return length_of(team, entries, scale, [&](A largest, A unit, double length) -> Formula {
             if (largest != largest || eps != eps) return L2Ball<A>::not_a_number();
             const double radius = static_cast<double>(eps) * unit;
@@ -137,7 +140,7 @@ struct BallStep : Step<T> {
         const int stages = this->previous == nullptr ? 1 : 2;
         for (int stage = 1;; ++stage) {
             entries.advance(stage);
-            const auto formula = Norm::limited(team, entries, row.eps, scale);
+            const auto formula = Norm::limited(team, entries, row.length, row.eps, scale, scratch);
             if (stage == stages) {
                 return for_pieces(entries,
                                   [&](int64_t k, const auto& piece) { row.store(k, piece, formula); });
@@ -152,6 +155,7 @@ class BallStep<T, Norm_>::Row {
   public:
     using Piece = cuda::Piece<T, 3>;
     static constexpr int kStages = 2, kPiecesOnTheirWay = sizeof(T) == 2 ? 1 : 2;
+    static constexpr int kResident = Norm::kResident;
     const A size, eps;  // a NaN in the former is one in the latter
     const unsigned selected;
     const int64_t length;

@@ -59,20 +59,40 @@ cudaError_t check(const cudaLaunchConfig_t& config, dim3 cluster, const Attribut
     return cudaSuccess;
 }
 
-}  // namespace
-
-cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel) {
+// The cluster of a launch, and whether it is a good one.
+cudaError_t examine(const cudaLaunchConfig_t* config, const void* kernel, dim3* cluster) {
     if (config == nullptr) return remember(cudaErrorInvalidValue);
-    if (kernel.address == nullptr) return remember(cudaErrorInvalidDeviceFunction);
-    dim3 cluster;
+    if (kernel == nullptr) return remember(cudaErrorInvalidDeviceFunction);
     for (unsigned k = 0; k < config->numAttrs; ++k) {
         if (config->attrs[k].id != cudaLaunchAttributeClusterDimension)
             return remember(cudaErrorInvalidValue);
         const auto& shape = config->attrs[k].val.clusterDim;
-        cluster = dim3(shape.x, shape.y, shape.z);
+        *cluster = dim3(shape.x, shape.y, shape.z);
     }
-    const cudaError_t error = check(*config, cluster, attributes(kernel.address));
-    if (error != cudaSuccess) return remember(error);
+    const cudaError_t error = check(*config, *cluster, attributes(kernel));
+    return error == cudaSuccess ? error : remember(error);
+}
+
+}  // namespace
+
+// Clusters run on the multiprocessors of a group, of which the emulated GPU has one.
+cudaError_t active_clusters(int* clusters, const void* kernel, const cudaLaunchConfig_t* config) {
+    constexpr int kMultiprocessorsOfGroup = 16;
+    dim3 cluster;
+    cudaError_t error = examine(config, kernel, &cluster);
+    int blocks = 0;
+    if (error == cudaSuccess) {
+        error = blocks_per_multiprocessor(&blocks, static_cast<int>(volume(config->blockDim)),
+                                          config->dynamicSmemBytes);
+    }
+    *clusters = blocks * kMultiprocessorsOfGroup / static_cast<int>(volume(cluster));
+    return error;
+}
+
+cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel) {
+    dim3 cluster;
+    const cudaError_t error = examine(config, kernel.address, &cluster);
+    if (error != cudaSuccess) return error;
     run_grid(kernel, config->gridDim, config->blockDim, cluster, config->dynamicSmemBytes);
     return cudaSuccess;
 }

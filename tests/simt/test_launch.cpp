@@ -34,6 +34,10 @@ int main() {
     check_count({.blocks = 4, .threads = 32, .shared_bytes = 100 << 10, .cluster = 2}, 128);
     check_count({.blocks = 16, .threads = 32, .cluster = 16}, 512);
 
+    CHECK(has_room(count_threads, {.blocks = 16, .threads = 32, .shared_bytes = 200 << 10, .cluster = 16}));
+    CHECK(!has_room(count_threads, {.blocks = 32, .threads = 32, .cluster = 32}));
+    CHECK(cudaPeekAtLastError() == cudaSuccess);
+
     const std::string message = error_of({.blocks = 5, .threads = 4096, .purpose = "a test"});
     for (const char* part :
          {"a test", "5 blocks", "4096 threads", cudaGetErrorString(cudaErrorInvalidConfiguration)}) {

@@ -293,7 +293,7 @@ void check_small_grid(expect::Random& random) {
         cuda::launch(cuda::for_rows<Team, Entries, Task>,
                      {.blocks = blocks,
                       .threads = Team::kThreads,
-                      .shared_bytes = Team::kSharedBytes,
+                      .shared_bytes = Team::kSharedBytes + Team::kRowsOfBlock * Task::kScratch,
                       .cluster = cluster},
                      nullptr, task);
         CHECK(std::memcmp(out.data(), expected.data(), sizeof(T) * batch.rows * batch.length) == 0);

@@ -67,6 +67,7 @@ struct cudaLaunchConfig_t {
 namespace simt {
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t blocks_per_multiprocessor(int* blocks, int threads, size_t dynamic_shared_bytes);
+cudaError_t active_clusters(int* clusters, const void* kernel, const cudaLaunchConfig_t* config);
 cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel);
 }  // namespace simt
 
@@ -79,6 +80,12 @@ template <typename... Parameters>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Parameters...), int threads,
                                                           size_t dynamic_shared_bytes) {
     return simt::blocks_per_multiprocessor(blocks, threads, dynamic_shared_bytes);
+}
+
+template <typename... Parameters>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(Parameters...),
+                                           const cudaLaunchConfig_t* config) {
+    return simt::active_clusters(clusters, reinterpret_cast<const void*>(kernel), config);
 }
 
 // The arguments are converted to the parameters' types at the launch, and every thread gets copies.
