@@ -303,6 +303,22 @@ def test_rows_inside_are_untouched(backend: Backend, dtype: torch.dtype, norm: s
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("with_box", [False, True])
+@pytest.mark.parametrize("d", [31, 200, 1000])
+def test_rows_on_the_sphere_are_untouched(
+    backend: Backend, d: int, with_box: bool, norm: str, rng: torch.Generator
+) -> None:
+    """Their radius is the next number at or above their exact norm."""
+    y = random((64, d), torch.float64, rng, backend.device).float()
+    box = random_box((64, d), torch.float32, rng, backend.device) if with_box else {}
+    inside = project(norm, y, 0.4 * math.sqrt(d), **box)
+    exact = torch.tensor(norms(norm, inside), dtype=torch.float64)
+    eps = exact.float()
+    eps = torch.where(eps.double() < exact, eps.nextafter(torch.tensor(math.inf)), eps).to(backend.device)
+    assert torch.equal(project(norm, inside, eps, **box), inside)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("d", [1, 2, 5, 64, 1000])
 def test_ties_share_the_ball(backend: Backend, d: int, dtype: torch.dtype, norm: str) -> None:

@@ -90,6 +90,17 @@ cudaLaunchConfig_t configure(void (*kernel)(Parameters...), const Launch& shape,
     return config;
 }
 
+// Whether a kernel that may use clusters was compiled for an architecture that has them: a newer GPU also
+// runs the PTX of older ones.
+template <typename... Parameters>
+bool knows_clusters(void (*kernel)(Parameters...)) {
+    constexpr int kFirst = 90;
+    cudaFuncAttributes attributes = {};
+    const cudaError_t code = cudaFuncGetAttributes(&attributes, kernel);
+    if (code != cudaSuccess) cudaGetLastError();  // the launch will say why
+    return code == cudaSuccess && attributes.ptxVersion >= kFirst;
+}
+
 // Whether the GPU has room for one of the clusters, which is promised of up to 8 blocks.
 template <typename... Parameters>
 bool has_room(void (*kernel)(Parameters...), const Launch& shape) {

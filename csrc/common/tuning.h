@@ -114,8 +114,7 @@ namespace integralrob::cuda {
 #define INTEGRALROB_MAP_RESIDENT 0
 #endif
 
-// ----------------------------------------------- project_l1, project_l2 and their steps: rows kept on the
-// chip
+// ----------------------------------------------------- project_l1, project_l2 and their steps: rows on chip
 
 // Threads of a block whose registers hold a row, or a row for each of its warps.
 #ifndef INTEGRALROB_BALL_THREADS
@@ -140,8 +139,7 @@ namespace integralrob::cuda {
 #define INTEGRALROB_BALL_SHARED 110
 #endif
 
-// ----------------------------------------------------------------------------------------- as kernels see
-// them
+// ------------------------------------------------------------------------------------- as kernels see them
 
 constexpr int by_size(size_t bytes, int of16, int of32, int of64) {
     return bytes == 2 ? of16 : bytes == 4 ? of32 : of64;
@@ -169,5 +167,6 @@ constexpr int kMapVectors = INTEGRALROB_MAP_VECTORS;
 constexpr int kBallThreads = INTEGRALROB_BALL_THREADS, kBallLargeThreads = INTEGRALROB_BALL_LARGE_THREADS;
 constexpr int kBallEntries = INTEGRALROB_BALL_ENTRIES;
 constexpr int64_t kBallSharedBytes = int64_t{INTEGRALROB_BALL_SHARED} << 10;
+static_assert(kBallLargeThreads >= 64 && kBallEntries <= 512, "a thread adds up 512 entries (fixed_sum.cuh)");
 
 }  // namespace integralrob::cuda

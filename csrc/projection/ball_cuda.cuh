@@ -297,6 +297,7 @@ __device__ typename Ball::Formula project(Team& team, Entries& entries, int64_t 
         plan = team.template lead<Ball>([&](Ball& ball) -> Plan {
             const A guess = Ball::guess(sample, eps, ball);
             if (threadIdx.x % kWarp == 0) ball.propose(guess);
+            __syncwarp();
             return {ball.formula(), true};
         });
     }

@@ -213,6 +213,12 @@ class BallSearch {
         } else {
             inside_ = at;
             excess_inside_ = value - target_;
+            // No pass was at the start, which may be the answer: a step so close to it that the two values
+            // differ by roundings goes there.
+            if (excess_outside_ == 0 &&
+                !(std::fabs(newton - outside_) * slope > 8 * rounding_ * target_ * at)) {
+                newton = outside_;
+            }
         }
         go_to(newton);
     }
@@ -287,7 +293,8 @@ class L1Search : public BallSearch {
     INTEGRALROB_INLINE void update(double norm, double free) {
         if (at_reaching_ && norm <= target()) return start_near();
         const double step = (norm - target()) / free;
-        BallSearch::update(norm, near_ ? at - step : at + step, free * at);
+        // Of the largest float64 the product would overflow, and no value be enough.
+        BallSearch::update(norm, near_ ? at - step : at + step, std::fmin(free * at, kLargest<double>));
         if (found || near_ || at_reaching_ || started_) {
             at_reaching_ = false;
             return;
@@ -354,11 +361,8 @@ class L2Search : public BallSearch {
   private:
     A unit_;
 
-    // Inside, with any number of entries of a size of up to 2 / unit.
-    static INTEGRALROB_INLINE double least(A eps) {
-        constexpr double kNormal = 0x1p-1022;
-        return eps * 0x1p-33 > kNormal ? eps * 0x1p-33 : kNormal;
-    }
+    // Inside, with any number of entries of a size of up to 2 / unit; 0 where that is no normal number.
+    static INTEGRALROB_INLINE double least(A eps) { return eps * 0x1p-33 > 0x1p-1022 ? eps * 0x1p-33 : 0.0; }
 };
 
 // An entry of the derivative. The row y was projected to δ; m_i = |δ_i|, b_i is the box's limit alone. Where

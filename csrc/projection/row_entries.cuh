@@ -330,11 +330,16 @@ void launch_rows(const Task& task, const char* purpose, Place place, const Devic
     constexpr int64_t kOfThread = kPiecesOfThread<Row> * Row::Piece::kEntries;
     if (task.length == 0) return;
 
+    if (place == Place::kAny && task.length <= kOfThread * kBallThreads) {
+        place = task.length <= kOfThread * kWarp ? Place::kWarp : Place::kBlock;
+    }
     using Shared = InSharedMemory<Row>;
+    const bool clusters = place != Place::kWarp && place != Place::kBlock && device.clusters &&
+                          knows_clusters(for_rows<Cluster, Shared, Task>);
     const auto shared_bytes = [&](int cluster) {
         return static_cast<int64_t>(shape_of<Cluster, Shared>(task, purpose, cluster).shared_bytes);
     };
-    const int portable = device.clusters ? 8 : 1, most = device.large_clusters ? 16 : portable;
+    const int portable = clusters ? 8 : 1, most = clusters && device.large_clusters ? 16 : portable;
     int cluster = 1;
     while (cluster < portable && shared_bytes(cluster) > kBallSharedBytes) cluster *= 2;
     while (cluster < most && shared_bytes(cluster) > device.shared_bytes) cluster *= 2;
@@ -343,12 +348,7 @@ void launch_rows(const Task& task, const char* purpose, Place place, const Devic
                (cluster <= portable ||
                 has_room(for_rows<Cluster, Shared, Task>, shape_of<Cluster, Shared>(task, purpose, cluster)));
     };
-    if (place == Place::kAny) {
-        place = task.length <= kOfThread * kWarp          ? Place::kWarp
-                : task.length <= kOfThread * kBallThreads ? Place::kBlock
-                : fits()                                  ? Place::kCluster
-                                                          : Place::kDeviceMemory;
-    }
+    if (place == Place::kAny) place = fits() ? Place::kCluster : Place::kDeviceMemory;
     const auto launch_for = [&]<typename Team, typename Entries>(int cluster) {
         launch_rows_of<Team, Entries>(task, purpose, cluster, stream);
     };
@@ -375,6 +375,10 @@ void stream_rows(const Task& task, const char* purpose, Place place, bool cluste
                 : task.length <= kOfThread * kBallThreads ? Place::kBlock
                                                           : Place::kCluster;
     }
+    using Team = BlockTeam<kBallLargeThreads, true>;
+    if (place != Place::kWarp && place != Place::kBlock) {
+        clusters = clusters && knows_clusters(for_rows<Team, Entries, Task>);
+    }
     int cluster = 1;
     while (clusters && cluster < 8 && cluster * kBallLargeThreads * kOfThread < task.length) cluster *= 2;
     switch (place) {
@@ -383,8 +387,7 @@ void stream_rows(const Task& task, const char* purpose, Place place, bool cluste
         case Place::kBlock:
             return launch_rows_of<BlockTeam<kBallThreads, false>, Entries>(task, purpose, 1, stream);
         default:
-            return launch_rows_of<BlockTeam<kBallLargeThreads, true>, Entries>(task, purpose, cluster,
-                                                                               stream);
+            return launch_rows_of<Team, Entries>(task, purpose, cluster, stream);
     }
 }
 

@@ -83,8 +83,7 @@ class Desk {
 //   first_row(), row_step()     the rows that it works on
 //   decide<State>(value, make)  make(state, the reduced value), made by one thread, for all
 //   lead<State>(make)           make(state), made by the lanes of one warp, the first lane's for all; it
-//   alone may
-//                               change the state
+//                               alone may change the state
 //   publish(to, value)          writes shared memory, in all blocks; before the next decide() or add_up()
 //   sync()                      a barrier for those that share memory
 //   add_up<kCounts>(counts)     counts in shared memory, over all blocks; a barrier before and after it
@@ -273,7 +272,7 @@ inline int device_attribute(cudaDeviceAttr attribute) {
     return value;
 }
 
-// Whether blocks can be launched in clusters, of up to 8.
+// Whether the GPU can launch blocks in clusters, of up to 8.
 inline bool has_clusters() { return device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
 
 }  // namespace integralrob::cuda

@@ -84,8 +84,11 @@ def _projected_random_start(
     radius = eps.reshape(-1, 1) if isinstance(eps, Tensor) else eps
     delta = (entries * (radius / size)).reshape(x.shape)
     project = project_l1 if p == 1 else project_l2
-    moved = centre + project(delta, eps, center=None if bounds is None else centre, bounds=bounds)
-    return (moved if bounds is None else moved.clamp_(*bounds)).to(x.dtype)
+    delta = project(delta, eps, center=None if bounds is None else centre, bounds=bounds)
+    moved = (centre + delta).to(x.dtype)
+    beyond = (moved.to(delta.dtype) - centre).abs() > delta.abs()
+    moved = torch.where(beyond, torch.nextafter(moved, x), moved)  # no rounding leaves the ball
+    return moved if bounds is None else moved.clamp_(*bounds)
 
 
 def _norm(order: float, delta: Tensor) -> Tensor:

@@ -75,8 +75,6 @@ def check_kept(k: Any, batch: Tensor) -> int | Tensor:
 
 
 def _check_kept_per_sample(k: Tensor, length: int, batch: Tensor) -> Tensor:
-    if k.dtype == torch.bool or k.is_complex():
-        raise TypeError(f"k: expected a tensor of ints or floats, got {describe(k)}")
     _check_one_per_sample("k", k, batch)
     low, high = (0, 1) if k.is_floating_point() else (1, max(1, length))
     if _may_wait_for(k) and not bool(((k >= low) & (k <= high)).all()):
@@ -86,7 +84,13 @@ def _check_kept_per_sample(k: Tensor, length: int, batch: Tensor) -> Tensor:
     return k.to(torch.int64)
 
 
+_INTS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def _check_one_per_sample(name: str, value: Tensor, batch: Tensor) -> None:
+    if value.dtype not in _INTS + _FLOATS:
+        raise TypeError(f"{name}: expected a tensor of ints or floats, got {describe(value)}")
     if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, batch.shape[0])):
         raise ValueError(
             f"{name}: expected a number or shape [{batch.shape[0]}], one per sample, got {describe(value)}"
@@ -103,4 +107,6 @@ def as_rows(value: float | Tensor, batch: Tensor, dtype: torch.dtype) -> Tensor:
     """``[1]`` or ``[B]``, contiguous, as the kernels take them."""
     if isinstance(value, Tensor):
         return value.to(dtype).reshape(-1).contiguous()
+    if dtype.is_floating_point and value > torch.finfo(dtype).max:
+        value = math.inf
     return torch.full((1,), value, dtype=dtype, device=batch.device)

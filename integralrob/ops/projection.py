@@ -164,9 +164,9 @@ def project_l2(delta: Tensor, eps: float | Tensor, *, center: Tensor | None = No
 
     Returns:
         A tensor like `delta`. Rows already inside are bit-identical; ``‖δ‖₂`` exceeds `eps` by one unit in the last
-        place of its arithmetic type (float32, float64 for float64) at most; half types are rounded towards 0. A row
-        with a NaN, in its radius or clean input too, is NaN, and no other. One infinite entry takes all that it may;
-        with several, the row may be NaN.
+        place of its arithmetic type (float32, float64 for float64) at most; half types are rounded towards 0. For rows
+        that leave it, a float64 radius of less than 1e-297 counts as 0. A row with a NaN, in its radius or clean input
+        too, is NaN, and no other. One infinite entry takes all that it may; with several, the row may be NaN.
 
         Differentiable in `delta`, `eps` and `center`, twice too, in reverse mode; not under `torch.func` transforms. At
         kinks the derivative of one side is taken: an entry on a limit of the box passes its gradient to `delta`, a row

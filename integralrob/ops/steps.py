@@ -291,11 +291,11 @@ def _new(step: _Step, x_adv: Tensor, *rest: Any) -> Tensor:
 
 def _written(step: _Step, x_adv: Tensor, *rest: Any) -> Tensor:
     arguments, per_sample = _check(x_adv, *rest)
-    if not x_adv.is_contiguous() and _may_overlap_itself(x_adv):
-        raise ValueError(
-            f"x_adv: expected memory for each element, got {describe(x_adv)} with strides {x_adv.stride()}"
-        )
     if has_values(x_adv):  # a compiled graph keeps count of its writes, and of overlaps, by itself
+        if not x_adv.is_contiguous() and _may_overlap_itself(x_adv):
+            raise ValueError(
+                f"x_adv: expected memory for each element, got {describe(x_adv)} with strides {x_adv.stride()}"
+            )
         torch.autograd.graph.increment_version(x_adv)
         arguments = tuple(_apart(x, x_adv) if isinstance(x, Tensor) else x for x in arguments)
     (step.written_per_sample if per_sample else step.written)(x_adv.detach(), *arguments)

@@ -115,6 +115,13 @@ cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int v
     return remember(cudaErrorInvalidValue);
 }
 
+cudaError_t attributes(cudaFuncAttributes* attributes, const void* kernel) {
+    if (kernel == nullptr) return remember(cudaErrorInvalidDeviceFunction);
+    const char* const ptx = std::getenv("INTEGRALROB_SIMT_PTX");
+    *attributes = {ptx == nullptr ? 90 : std::atoi(ptx)};
+    return cudaSuccess;
+}
+
 cudaError_t blocks_per_multiprocessor(int* blocks, int threads, size_t dynamic_shared_bytes) {
     if (threads < 1 || threads > static_cast<int>(kThreadsPerBlock)) return remember(cudaErrorInvalidValue);
     const size_t by_threads = kThreadsPerMultiprocessor / ((threads + 31) / 32 * 32);

@@ -36,6 +36,10 @@ int main() {
 
     CHECK(has_room(count_threads, {.blocks = 16, .threads = 32, .shared_bytes = 200 << 10, .cluster = 16}));
     CHECK(!has_room(count_threads, {.blocks = 32, .threads = 32, .cluster = 32}));
+    CHECK(knows_clusters(count_threads));
+    setenv("INTEGRALROB_SIMT_PTX", "80", 1);
+    CHECK(!knows_clusters(count_threads));
+    unsetenv("INTEGRALROB_SIMT_PTX");
     CHECK(cudaPeekAtLastError() == cudaSuccess);
 
     const std::string message = error_of({.blocks = 5, .threads = 4096, .purpose = "a test"});

@@ -44,6 +44,10 @@ enum cudaFuncAttribute {
     cudaFuncAttributeNonPortableClusterSizeAllowed = 14,
 };
 
+struct cudaFuncAttributes {
+    int ptxVersion;  // INTEGRALROB_SIMT_PTX in the environment, else 90
+};
+
 enum cudaLaunchAttributeID {
     cudaLaunchAttributeClusterDimension = 4,
 };
@@ -66,6 +70,7 @@ struct cudaLaunchConfig_t {
 
 namespace simt {
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
+cudaError_t attributes(cudaFuncAttributes* attributes, const void* kernel);
 cudaError_t blocks_per_multiprocessor(int* blocks, int threads, size_t dynamic_shared_bytes);
 cudaError_t active_clusters(int* clusters, const void* kernel, const cudaLaunchConfig_t* config);
 cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel);
@@ -74,6 +79,11 @@ cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel);
 template <typename... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute, int value) {
     return simt::set_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+template <typename... Parameters>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*kernel)(Parameters...)) {
+    return simt::attributes(attributes, reinterpret_cast<const void*>(kernel));
 }
 
 template <typename... Parameters>
