@@ -134,13 +134,11 @@ def test_the_path_of_few_channels_is_the_shortest(size, seed, ties):
     assert path_length(distance, shortest_path(distance)) <= optimum * (1 + 1e-12)
 
 
-@given(
-    size=st.integers(3, 120), features=st.integers(1, 60), seed=st.integers(0, 10_000), kicks=st.sampled_from([0, 50])
-)
-@settings(max_examples=100, deadline=None)
-def test_is_never_longer_than_two_opt_from_the_same_start(size, features, seed, kicks):
+@given(size=st.integers(3, 120), features=st.integers(1, 60), seed=st.integers(0, 10_000))
+@settings(max_examples=300, deadline=None)
+def test_is_never_longer_than_two_opt_from_the_same_start(size, features, seed):
     distance = random_distance(size, seed, features)
-    path = shortest_path(distance, seed=seed, kicks=kicks)
+    path = shortest_path(distance, kicks=0)
     assert sorted(path) == list(range(size))
     assert path_length(distance, path) <= path_length(distance, two_opt(distance)) * (1 + 1e-12)
 

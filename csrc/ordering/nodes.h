@@ -19,7 +19,7 @@ struct Neighbour {
 // closed tour through all nodes, and its two ends are edges like all others.
 class Nodes {
   public:
-    static constexpr int32_t kNeighbours = 10;
+    static constexpr int32_t kNeighbours = 8;
 
     // `distance[points, points]`, of whose [i, j] and [j, i] the mean is taken; the diagonal does not count.
     Nodes(const double* distance, int64_t points)
