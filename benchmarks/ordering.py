@@ -4,8 +4,8 @@ Beside 2-opt from the same start, which the native solver may never exceed, stan
 if it is there: of its paths the solver has to come within 1 %. It knows integers up to 65,535 only, so that it is
 given rounded distances; its path is measured by the exact ones.
 
-The data: random channels; channels on a smooth curve, shuffled, with noise; and the weights of networks trained on the
-demo's digits, as `integralrob.convert` sees them.
+The data: points in a plane, which is hardest; random channels; channels on a smooth curve, shuffled, with noise; and
+the weights of networks trained on the demo's digits, as `integralrob.convert` sees them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ WITHIN = 1.01  # of fast-tsp
 SECONDS = {512: 1.0, 2048: 10.0}
 
 
-def _random(size: int, seed: int) -> Tensor:
-    return torch.randn(size, FEATURES, generator=torch.Generator().manual_seed(seed))
+def _random(size: int, seed: int, features: int = FEATURES) -> Tensor:
+    return torch.randn(size, features, generator=torch.Generator().manual_seed(seed))
 
 
 def _smooth(size: int, seed: int, noise: float) -> Tensor:
@@ -88,6 +88,7 @@ def _convolutional(size: int, seed: int) -> Distance:
 
 # Name -> distances of so many channels, and how many at most.
 DATA: dict[str, tuple[Callable[[int, int], Distance], int]] = {
+    "plane": (lambda size, seed: channel_distance([_random(size, seed, features=2)]), SIZES[-1]),
     "random": (lambda size, seed: channel_distance([_random(size, seed)]), SIZES[-1]),
     "smooth, noise 0.1": (lambda size, seed: channel_distance([_smooth(size, seed, 0.1)]), SIZES[-1]),
     "smooth, noise 1": (lambda size, seed: channel_distance([_smooth(size, seed, 1.0)]), SIZES[-1]),

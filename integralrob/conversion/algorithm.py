@@ -29,7 +29,7 @@ def convert(
     model: nn.Module,
     example_inputs: Any,
     *,
-    order: str | Order | None = "two_opt",
+    order: str | Order | None = "shortest_path",
     fuse_bn: bool = True,
     dims: Collection[str] | None = None,
     sampling: Sampling | None = None,

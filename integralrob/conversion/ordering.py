@@ -104,8 +104,8 @@ def shortest_path(
         distance: symmetric ``[S, S]``, finite, not negative; of ``[i, j]`` and ``[j, i]``, which may differ by
             rounding, the mean is taken.
         seed: of the kicks. The same seed gives the same path, unless `time_limit` or Ctrl-C ended the search.
-        kicks: how many at most; 5 a channel, and at least 1,000, if None.
-        stall: how many in a row that shorten nothing end the search; 2 a channel, and at least 300, if None.
+        kicks: how many at most; 5 a channel, and at least 2,000, if None.
+        stall: how many in a row that shorten nothing end the search; 2 a channel, and at least 1,000, if None.
         time_limit: seconds, or None. A path that it ends before `two_opt` would have ended may be longer than that.
         progress: called every 0.1 s or so with the seconds since the start and the length of the best path so far.
 
@@ -129,8 +129,8 @@ def shortest_path(
     size = len(distance)
     if check_int("seed", seed, 0) >= 1 << 64:
         raise ValueError(f"seed: expected an int below 2**64, got {seed}")
-    kicks = max(1000, 5 * size) if kicks is None else min(check_int("kicks", kicks, 0), _FOR_EVER)
-    stall = max(300, 2 * size) if stall is None else min(check_int("stall", stall, 0), _FOR_EVER)
+    kicks = max(2000, 5 * size) if kicks is None else min(check_int("kicks", kicks, 0), _FOR_EVER)
+    stall = max(1000, 2 * size) if stall is None else min(check_int("stall", stall, 0), _FOR_EVER)
     seconds = np.inf if time_limit is None else check_real("time_limit", time_limit, 0)
     if not (progress is None or callable(progress)):
         raise TypeError(f"progress: expected a function of the seconds and the length, got {describe(progress)}")
