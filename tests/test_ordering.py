@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import json
 import math
@@ -264,10 +265,16 @@ def test_an_error_in_progress_is_the_callers():
 
 def test_other_threads_run_meanwhile():
     distance = random_distance(150, 0)
-    searching = threading.Event()
+    searching, enough = threading.Event(), threading.Event()
+
+    def progress(seconds, length):
+        searching.set()
+        if enough.is_set():
+            raise StopIteration
 
     def search():
-        shortest_path(distance, **FOR_EVER, time_limit=1.0, progress=lambda *news: searching.set())
+        with contextlib.suppress(StopIteration):
+            shortest_path(distance, **FOR_EVER, progress=progress)
 
     thread = threading.Thread(target=search)
     thread.start()
@@ -277,7 +284,9 @@ def test_other_threads_run_meanwhile():
         pass
     running = time.thread_time() - begin_running
     assert thread.is_alive()
-    thread.join()
+    enough.set()
+    thread.join(10)
+    assert not thread.is_alive()
     # If the search kept the GIL, this thread would have it for a switch interval of 5 ms after each call of `progress`.
     assert running > 0.05
 
