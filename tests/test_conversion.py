@@ -43,7 +43,7 @@ def same(a: object, b: object) -> bool:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("order", ["two_opt", None, lambda distance: np.arange(len(distance))[::-1]])
+@pytest.mark.parametrize("order", ["shortest_path", "two_opt", None, lambda distance: np.arange(len(distance))[::-1]])
 def test_outputs_at_full_size_are_the_discrete_networks(network, order):
     model, _, integral = converted(network, order=order)
     x = models.example(network, seed=7)  # other than what it was converted on
@@ -374,11 +374,11 @@ def test_smooth_networks_keep_more_when_ordered():
         model[2].weight.copy_(torch.cos(3 * t * frequencies[1][:, None])[:, shuffle] / 64)
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
     errors = {}
-    for order in ("two_opt", None):
+    for order in ("shortest_path", "two_opt", None):
         integral = convert(model, x, order=order, progress=False)
         integral.resize(0.25)
         errors[order] = relative_difference(integral(x), model(x))
-    assert errors["two_opt"] < 0.01 < 0.1 < errors[None]
+    assert max(errors["shortest_path"], errors["two_opt"]) < 0.01 < 0.1 < errors[None]
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

@@ -29,7 +29,7 @@ def convert(
     model: nn.Module,
     example_inputs: Any,
     *,
-    order: str | Order | None = "two_opt",
+    order: str | Order | None = "shortest_path",
     fuse_bn: bool = True,
     dims: Collection[str] | None = None,
     sampling: Sampling | None = None,
@@ -46,8 +46,9 @@ def convert(
         model: left as it is.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. The groups
             are traced, and the result is checked, on it; a small one will do.
-        order: "two_opt"; None to keep the order; or a function from the distance matrix (NumPy, float64 ``[S, S]``) to
-            a permutation (position -> channel).
+        order: "shortest_path", the shortest that an iterated local search finds; "two_opt", the classic method, faster
+            and longer; None to keep the order; or a function from the distance matrix (NumPy, float64 ``[S, S]``) to a
+            permutation (position -> channel). Ctrl-C ends the search for a group's path, and the best so far is taken.
         fuse_bn: fuse batch norms into the layer before them, in their evaluation form, as the supplement does. Groups
             with a batch norm left in them stay discrete.
         dims: names of the groups to convert, or None for all that can be. A group has the name of the first layer that
