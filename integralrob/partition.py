@@ -8,12 +8,15 @@ Source: "Integral Neural Networks" (CVPR 2023), supplement, appendices A and C a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from integralrob._checks import check_choice, check_int, describe
 
-__all__ = ["Partition", "RandomSize", "TrainablePartition", "UniformPartition"]
+__all__ = ["Concatenation", "Partition", "RandomSize", "TrainablePartition", "UniformPartition"]
 
 
 class Partition(nn.Module):
@@ -133,6 +136,55 @@ class TrainablePartition(Partition):
         logits = (shares.clamp(min=torch.finfo(shares.dtype).tiny) * shares.numel()).log()
         self.logits = nn.Parameter(logits.to(self.logits.dtype), requires_grad=self.logits.requires_grad)
         self.num_points = num_points
+
+
+class Concatenation(nn.Module):
+    """Partitions one behind the other: an axis that carries several functions, as behind a `torch.cat` of channels.
+
+    Args:
+        parts: partitions with `nodes`, the same one any number of times; and numbers of entries that stay discrete.
+
+    Raises:
+        TypeError, ValueError: no parts, or one that is not as above.
+
+    >>> axis = Concatenation([UniformPartition(8, kind="centered", nodes=8), 3])
+    >>> axis.parts[0].resize(4)
+    >>> axis.num_points, axis.nodes
+    (7, 11)
+    """
+
+    def __init__(self, parts: Sequence[Partition | int]) -> None:
+        super().__init__()
+        if not isinstance(parts, Sequence) or not parts:
+            raise TypeError(f"parts: expected a sequence of partitions and ints, got {describe(parts)}")
+        for i, part in enumerate(parts):
+            if not isinstance(part, Partition):
+                check_int(f"parts[{i}]", part, 1)
+            elif part.nodes is None:
+                raise ValueError(f"parts[{i}]: expected a partition with nodes, got {part}")
+        self.partitions = nn.ModuleList(part for part in parts if isinstance(part, Partition))
+        self.discrete = tuple(None if isinstance(part, Partition) else part for part in parts)
+
+    @property
+    def parts(self) -> list[Partition | int]:
+        """The partitions, and the numbers of discrete entries."""
+        partitions = iter(cast("Sequence[Partition]", self.partitions))
+        return [next(partitions) if size is None else size for size in self.discrete]
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """Number of points of each part."""
+        return tuple(part.num_points if isinstance(part, Partition) else part for part in self.parts)
+
+    @property
+    def num_points(self) -> int:
+        """Number of points of all parts."""
+        return sum(self.part_sizes)
+
+    @property
+    def nodes(self) -> int:
+        """Number of control values of all parts."""
+        return sum((part.nodes or 0) if isinstance(part, Partition) else part for part in self.parts)
 
 
 class RandomSize:

@@ -136,27 +136,20 @@ def test_a_flattened_axis_has_blocks():
 @pytest.mark.parametrize(
     ("network", "groups", "skipped"),
     [
-        (models.Depthwise, ["middle.1", "head.0"], {"stem": ("middle.0", "grouped")}),
-        (models.GroupNormed, ["middle.1", "head.0"], {"stem": ("middle.0", "GroupNorm")}),
-        (
-            models.Transposed,
-            ["head.0"],
-            {"stem": ("middle", "ConvTranspose2d"), "middle": ("middle", "ConvTranspose2d")},
-        ),
-        (models.Concatenated, ["middle", "head.0"], {"stem": ("middle", "in parts"), "branch": ("middle", "in parts")}),
-        (models.Split, ["middle", "head.0"], {"stem": ("middle", "in parts")}),
-        (models.Recurrent, ["head.0"], {"stem": ("middle", "called 2 times")}),
         (
             models.Tied,
             ["head.0"],
             {"stem": ("middle", "shares"), "middle": ("middle", "shares"), "other": ("other", "sh")},
         ),
-        (models.Scaled, ["middle", "head.0"], {"stem": ("scale", "parameter")}),
         (models.Masked, ["middle", "head.0"], {"stem": ("stem", "at full size")}),
-        (models.Shuffled, ["middle", "head.0"], {"stem": ("stem", "at full size")}),
-        (models.JoinsInput, ["down"], {"up": ("", "an input of the model")}),
+        (models.Constant, ["middle", "head.0"], {"stem": ("stem", "does not run at other sizes")}),
+        (models.Shuffled, ["middle", "head.0"], {"stem": ("View", "reshapes")}),
+        (models.JoinsInput, ["down"], {"up": ("Add", "an input of the model")}),
         (models.TwoOutputs, ["stem", "head.0"], {"middle": ("Mean", "an output of the model")}),
-        (models.PreActivation, ["head.0"], {"stem": ("norm", "batch norm that is not fused")}),
+        (models.Summed, ["middle", "head.0"], {"stem": ("Sum", "sums over these channels")}),
+        (models.Softmaxed, ["middle", "head.0"], {"stem": ("Softmax", "works along these channels")}),
+        (models.Strided, ["middle", "head.0"], {"stem": ("Slice", "every n-th")}),
+        (models.Padded, ["middle", "head.0"], {"stem": ("ConstantPad", "changes the number")}),
     ],
 )
 def test_what_cannot_be_continuous_stays_discrete_alone(network, groups, skipped):
@@ -181,10 +174,10 @@ def _tensors(outputs):
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
-def test_without_an_order_what_does_not_run_at_other_sizes_is_found_too():
-    _, _, integral = converted(models.Masked, order=None)
+@pytest.mark.parametrize("network", [models.Masked, models.Constant, models.Shuffled])
+def test_the_groups_are_checked_whatever_the_order(network):
+    _, _, integral = converted(network, order=None)
     assert list(integral.groups) == ["middle", "head.0"]
-    assert "does not run at other sizes" in {entry.name: entry.reason for entry in integral.report}["stem"]
 
 
 @pytest.mark.parametrize(
@@ -236,13 +229,6 @@ def test_layers_with_hooks_stay_as_they_are():
     assert relative_difference(integral(x), model(x)) < 3e-6
 
 
-def test_batch_norms_that_are_not_fused_keep_their_groups_discrete():
-    model, x, integral = converted(models.PlainCNN, fuse_bn=False)
-    assert list(integral.groups) == ["fc1"]
-    assert [entry.module for entry in integral.report if "batch norm" in entry.reason] == ["bn1", "bn2"]
-    assert relative_difference(integral(x), model(x)) < 3e-6
-
-
 def test_a_batch_norm_is_fused_only_where_nothing_else_reads_the_layer():
     class Leaky(models.PlainCNN):
         def forward(self, x):
@@ -254,7 +240,7 @@ def test_a_batch_norm_is_fused_only_where_nothing_else_reads_the_layer():
     model, x, integral = converted(Leaky)
     assert isinstance(integral.module.bn1, nn.BatchNorm2d)
     assert isinstance(integral.module.bn2, nn.Identity)
-    assert list(integral.groups) == ["conv2", "fc1"]
+    assert list(integral.groups) == ["conv1", "conv2", "fc1"]
     assert relative_difference(integral(x), model(x)) < 3e-6
 
 
@@ -300,8 +286,8 @@ def test_inputs_can_be_tuples_and_dicts():
     model, x, index = models.seeded(Two), models.example(Two), torch.tensor([0, 4, 2])
     for inputs in ((x, index), [x, index], {"x": x, "index": index}):
         integral = convert(model, inputs, progress=False)
-        assert list(integral.groups) == ["hidden"]
-        assert {entry.name: entry.module for entry in integral.report}["a"] == "b"
+        assert list(integral.groups) == ["a", "hidden"]
+        assert [(m.layer, m.dim) for m in integral.groups["a"].members] == [("a", 0), ("b", 0), ("hidden", 1)]
         assert relative_difference(integral(x, index=index), model(x, index)) < 3e-6
 
 

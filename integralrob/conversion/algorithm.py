@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from .._checks import check_bool, describe
 from ..nn.continuous_weight import Sampling
-from ..nn.layers import INTEGRAL_TYPES, Discrete
-from ..partition import UniformPartition
 from . import batchnorm
-from .check import find_fault
+from .build import build, slices_of
+from .check import find_fault, find_faults
 from .example import outputs_of
-from .graph import ChannelGroup, Member, ReportEntry, Traced, trace
-from .model import Group, IntegralModel
-from .ordering import Order, Permutation, channel_distance, resolve_order
+from .graph import ChannelGroup, ReportEntry, Traced, trace
+from .model import IntegralModel
+from .ordering import Order, channel_distance, resolve_order
 
 __all__ = ["convert"]
 
@@ -100,25 +99,28 @@ def convert(
     fused = copy.deepcopy(model)
     for producer, norm in traced.fusable:
         batchnorm.fuse(fused, producer, norm)
-    bar = tqdm(groups, desc="ordering channels", unit="group", disable=not progress)
-    orders = {group.name: orderer(channel_distance(_slices(fused, group))) for group in bar}
+    sampling = sampling or Sampling()
 
-    def build(groups: Sequence[ChannelGroup]) -> IntegralModel:
-        return _build(fused, groups, orders, sampling or Sampling(), report)
+    # Whatever the order will be: a random one shows whether the groups are what the network takes together.
+    generator = torch.Generator().manual_seed(0)
+    orders = {group.name: torch.randperm(group.full_size, generator=generator).tolist() for group in groups}
 
-    def fault(integral: IntegralModel) -> str | None:
+    def fault_of(groups: Sequence[ChannelGroup]) -> str | None:
+        integral = build(fused, groups, orders, sampling, report)
         return find_fault(model, integral, example_inputs, reference, dict(traced.fusable))
 
-    integral = build(groups)
-    if fault(integral):
-        # The graph does not tell whose fault it is. A group that works alone stays, the others become discrete again.
-        faults = {group.name: fault(build([group])) for group in groups}
-        report += [ReportEntry(name, name, reason) for name, reason in faults.items() if reason]
-        integral = build([group for group in groups if not faults[group.name]])
-        remaining = fault(integral)
-        if remaining:
-            raise RuntimeError(f"model: the converted network {remaining}")
-    return integral
+    faults = find_faults(groups, fault_of)
+    report += [ReportEntry(name, name, reason) for name, reason in faults.items()]
+    groups = [group for group in groups if group.name not in faults]
+    bar = tqdm(groups, desc="ordering channels", unit="group", disable=not progress)
+    orders = {
+        group.name: [*range(group.full_size)] if order is None else orderer(channel_distance(slices_of(fused, group)))
+        for group in bar
+    }
+    remaining = fault_of(groups)
+    if remaining:
+        raise RuntimeError(f"model: the converted network {remaining}")
+    return build(fused, groups, orders, sampling, report)
 
 
 def _select(traced: Traced, dims: Collection[str] | None) -> tuple[list[ChannelGroup], list[ReportEntry]]:
@@ -134,65 +136,3 @@ def _select(traced: Traced, dims: Collection[str] | None) -> tuple[list[ChannelG
         ReportEntry(group.name, group.name, "is not in dims") for group in traced.groups if group.name not in dims
     ]
     return [group for group in traced.groups if group.name in dims], report
-
-
-def _layer(model: nn.Module, name: str) -> Discrete:
-    return cast("Discrete", model.get_submodule(name))
-
-
-def _by_channel(weight: Tensor, member: Member) -> Tensor:
-    """The weight with the member's axis split into channels and block: a view, channels at `member.dim`."""
-    return weight.unflatten(member.dim, (-1, member.block))
-
-
-def _slices(model: nn.Module, group: ChannelGroup) -> list[Tensor]:
-    """What each tensor of the group holds for each channel: tensors ``[S, F]``."""
-    slices = []
-    for member in group.members:
-        layer = _layer(model, member.layer)
-        slices.append(_by_channel(layer.weight, member).movedim(member.dim, 0).flatten(1))
-        if member.dim == 0 and layer.bias is not None:
-            slices.append(layer.bias.unsqueeze(1))
-    return slices
-
-
-def _build(
-    model: nn.Module,
-    groups: Sequence[ChannelGroup],
-    orders: Mapping[str, Permutation],
-    sampling: Sampling,
-    report: Sequence[ReportEntry],
-) -> IntegralModel:
-    """A copy of the model with the groups' channels permuted and their layers made continuous (lines 7 to 14)."""
-    model = copy.deepcopy(model)
-    continuous = []
-    axes: dict[str, list[tuple[Member, Group]]] = {}
-    for group in groups:
-        order = tuple(int(channel) for channel in orders[group.name])
-        partition = UniformPartition(group.full_size, kind=sampling.kind, nodes=group.full_size)
-        continuous.append(Group(group.name, group.full_size, group.members, order, partition))
-        for member in group.members:
-            axes.setdefault(member.layer, []).append((member, continuous[-1]))
-    for name, carried in axes.items():
-        layer = _layer(model, name)
-        for member, its_group in carried:
-            _permute_(layer, member, its_group.order)
-        carried.sort(key=lambda pair: pair[0].dim)
-        integral = INTEGRAL_TYPES[type(layer)].from_discrete(
-            layer,
-            dims=[member.dim for member, _ in carried],
-            blocks=[member.block for member, _ in carried],
-            partitions=[its_group.partition for _, its_group in carried],
-            sampling=sampling,
-        )
-        model.set_submodule(name, integral)
-    return IntegralModel(model, continuous, report)
-
-
-@torch.no_grad()
-def _permute_(layer: Discrete, member: Member, order: Sequence[int]) -> None:
-    index = torch.tensor(order, device=layer.weight.device)
-    weight = _by_channel(layer.weight, member).index_select(member.dim, index)
-    layer.weight.copy_(weight.flatten(member.dim, member.dim + 1))
-    if member.dim == 0 and layer.bias is not None:
-        layer.bias.copy_(layer.bias.index_select(0, index))

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .channels import layer_axes
 from .example import outputs_by_module, outputs_of
+from .graph import ChannelGroup
 from .model import IntegralModel
+from .tensors import Member
 
-__all__ = ["find_fault", "relative_difference"]
+__all__ = ["find_fault", "find_faults", "relative_difference"]
+
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def find_faults(
+    groups: Sequence[ChannelGroup], fault_of: Callable[[Sequence[ChannelGroup]], str | None]
+) -> dict[str, str]:
+    """The groups that a converted network does not work with, by name, and why; by bisection.
+
+    Args:
+        groups: all groups.
+        fault_of: what is wrong with the network when these groups are continuous.
+    """
+    fault = fault_of(groups) if groups else None
+    if fault is None:
+        return {}
+    if len(groups) == 1:
+        return {groups[0].name: fault}
+    half = len(groups) // 2
+    return find_faults(groups[:half], fault_of) | find_faults(groups[half:], fault_of)
 
 
 def find_fault(
@@ -36,36 +60,46 @@ def find_fault(
         return _first_difference(copy.deepcopy(model).eval(), integral, example_inputs, fused)
     integral.resize({name: size + 1 for name, size in integral.sizes.items()})
     try:
-        outputs_of(integral, example_inputs)
+        other = outputs_of(integral, example_inputs)
+        discrete = outputs_of(integral.discretize(), example_inputs)
     except Exception as error:  # whatever the model's own code raises
         return f"does not run at other sizes: {error}"
+    if not all(map(_close, other, discrete)):
+        return "computes something else at other sizes when it is discretised"
     return None
 
 
 def _first_difference(model: nn.Module, integral: IntegralModel, example_inputs: Any, fused: Mapping[str, str]) -> str:
     before = outputs_by_module(model, example_inputs)
     after = outputs_by_module(integral.module, example_inputs)
-    orders = {
-        fused.get(member.layer, member.layer): (group.order, integral.layer(member.layer).weight.dim())
-        for group in integral.groups.values()
-        for member in group.members
-        if member.dim == 0
-    }
+    orders: dict[str, list[tuple[Member, Sequence[int]]]] = defaultdict(list)
+    for group in integral.groups.values():
+        for member in group.members:
+            if member.dim == 0:
+                orders[fused.get(member.layer, member.layer)].append((member, group.order))
     with_parameters = {name for name, module in model.named_modules() if any(True for _ in module.parameters(False))}
     for name, output in before.items():
         if name in fused or name not in with_parameters or name not in after:
             continue
-        if name in orders:
-            order, weight_dim = orders[name]
-            # Channels come before the weight's spatial dims: the last dim of a linear layer's output.
-            output = output.index_select(output.dim() - weight_dim + 1, torch.tensor(order, device=output.device))
+        for member, order in orders.get(name, ()):
+            output = _permuted(output, model.get_submodule(name), member, order)
         if not _close(after[name], output):
             return f"differs from the model at full size, first at the layer {name!r}"
     return "differs from the model at full size, at its outputs"
 
 
+def _permuted(output: Tensor, layer: nn.Module, member: Member, order: Sequence[int]) -> Tensor:
+    """A layer's output with the channels of a member in another order."""
+    axes = layer_axes(layer, output.dim())
+    dim = output.dim() + (axes.dim if axes else -1)
+    index = torch.arange(output.shape[dim], device=output.device)
+    entries = index.narrow(0, member.start, len(order) * member.block)
+    entries.copy_(entries.view(-1, member.block)[list(order)].flatten())
+    return output.index_select(dim, index)
+
+
 def _close(actual: Tensor, expected: Tensor) -> bool:
-    tolerance = max(1e-4, 64 * torch.finfo(expected.dtype).eps)
+    tolerance = _TOLERANCE.get(expected.dtype, 64 * torch.finfo(expected.dtype).eps)
     return relative_difference(actual, expected) <= tolerance
 
 

@@ -15,7 +15,7 @@ from .. import ops
 from .._checks import check_bool, check_choice, check_int, check_real, check_tensor, describe
 from ..ops._dtypes import arithmetic_dtype
 from ..ops.bands import PADDINGS, Band
-from ..partition import Partition, UniformPartition
+from ..partition import Concatenation, Partition, UniformPartition
 from ..quadrature import Midpoint, Rule
 
 __all__ = ["MAX_UPSAMPLING", "ContinuousWeight", "Sampling", "check_dims", "check_size"]
@@ -80,7 +80,8 @@ class ContinuousWeight(nn.Module):
         blocks: one number ``b`` per entry of `dims` (None: ones): each control value of the dim stands for `b`
             consecutive discrete entries. A linear layer after the flattening of ``[C, H, W]`` has ``b = H · W``.
         partitions: one per entry of `dims`, or None for uniform ones of `sampling.kind` at full size. They may be
-            shared with other weights; a centered partition's `nodes` must be the dim's number of control values.
+            shared with other weights; a centered partition's `nodes` must be the dim's number of control values. With a
+            `Concatenation`, the dim holds one function behind the other, each sampled on its part.
         sampling: kernel, padding, antialiasing and quadrature rule.
 
     Raises:
@@ -106,7 +107,7 @@ class ContinuousWeight(nn.Module):
         *,
         input_dim: int | None = 1,
         blocks: Sequence[int] | None = None,
-        partitions: Sequence[Partition | None] | None = None,
+        partitions: Sequence[Partition | Concatenation | None] | None = None,
         sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
@@ -131,9 +132,10 @@ class ContinuousWeight(nn.Module):
             else _check_partition(f"partitions[{i}]", partition, nodes)
             for i, (partition, nodes) in enumerate(zip(given, self.nodes, strict=True))
         )
-        self.partitions = cast("Sequence[Partition]", modules)
+        self.partitions = cast("Sequence[Partition | Concatenation]", modules)
         self._bands: tuple[Band, ...] | None = None
         self._placed: tuple[Band, ...] = ()
+        self._sizes_of_bands: list[tuple[int, ...]] = []
         self.refresh()
 
     # ---------------------------------------------------------------------------------------------------------- sizes
@@ -163,8 +165,11 @@ class ContinuousWeight(nn.Module):
             None if size is None else check_size(f"sizes[{i}]", size, nodes)
             for i, (size, nodes) in enumerate(zip(given, self.nodes, strict=True))
         ]
+        for i, (partition, size) in enumerate(zip(self.partitions, wanted, strict=True)):
+            if size is not None and not isinstance(partition, Partition):
+                raise ValueError(f"sizes[{i}]: expected None where parts are concatenated (resize these), got {size}")
         for partition, size in zip(self.partitions, wanted, strict=True):
-            if size is not None:
+            if size is not None and isinstance(partition, Partition):
                 partition.resize(size)
         self.refresh()
 
@@ -177,12 +182,24 @@ class ContinuousWeight(nn.Module):
         bands = []
         for dim, nodes, partition in zip(self.dims, self.nodes, self.partitions, strict=True):
             scaled = dim == self.input_dim
-            if cached and isinstance(partition, UniformPartition):
-                key = (partition.num_points, partition.kind, partition.nodes)
-                bands.append(_uniform_band(*key, size=nodes, scaled=scaled, sampling=self.sampling))
+            if isinstance(partition, Partition):
+                bands.append(self._band_of(partition, nodes, scaled, cached))
             else:
-                bands.append(_band(partition, partition(), nodes, scaled, self.sampling))
+                parts = [
+                    self._band_of(part, cast("int", part.nodes), scaled, cached)
+                    if isinstance(part, Partition)
+                    else (torch.arange(part), torch.ones(part, 1, dtype=torch.float64))
+                    for part in partition.parts
+                ]
+                nodes_of = [part.nodes if isinstance(part, Partition) else part for part in partition.parts]
+                bands.append(_concatenated(parts, cast("list[int]", nodes_of)))
         return tuple(bands)
+
+    def _band_of(self, partition: Partition, nodes: int, scaled: bool, cached: bool) -> Band:
+        if cached and isinstance(partition, UniformPartition):
+            key = (partition.num_points, partition.kind, partition.nodes)
+            return _uniform_band(*key, size=nodes, scaled=scaled, sampling=self.sampling)
+        return _band(partition, partition(), nodes, scaled, self.sampling)
 
     def refresh(self) -> None:
         """Follows partitions that were resized from outside: builds the bands before the next forward pass needs them.
@@ -195,12 +212,19 @@ class ContinuousWeight(nn.Module):
             return
         with torch.inference_mode(False), torch.no_grad():
             self._bands = self._build()
+        self._sizes_of_bands = self._part_sizes()
+
+    def _part_sizes(self) -> list[tuple[int, ...]]:
+        return [
+            partition.part_sizes if isinstance(partition, Concatenation) else (partition.num_points,)
+            for partition in self.partitions
+        ]
 
     def _bands_for(self, values: Tensor) -> tuple[Band, ...]:
         """The bands on the values' device, in the dtype in which they are sampled."""
         if self._bands is None:
             return tuple((start.to(values.device), weight.to(values.device)) for start, weight in self._build())
-        if tuple(start.shape[0] for start, _ in self._bands) != self.sizes:  # a shared partition was resized elsewhere
+        if self._sizes_of_bands != self._part_sizes():  # a shared partition was resized elsewhere
             self.refresh()
         device, dtype = values.device, arithmetic_dtype(values.dtype)
         if self._placed and self._placed[0][1].dtype == dtype and self._placed[0][1].device == device:
@@ -231,6 +255,19 @@ class ContinuousWeight(nn.Module):
         grid, positions = self._grid(self.nodes)
         sampled = ops.sample_with_bands(control_values.view(grid), self._bands_for(control_values), positions)
         return sampled.reshape(self.sampled_shape)
+
+    @torch.no_grad()
+    def spread_back(self, changes: Tensor) -> Tensor:
+        """Changes of samples as changes of one-dimensional control values: ``Bᵀr / |B|ᵀ1``, in float64.
+
+        Each control value changes by the mean of the changes of the samples that it is part of, weighted by its share
+        in them. At full size, where the samples are the control values, that is `changes`.
+        """
+        rows = changes.double().view(1, self.sizes[0], self.blocks[0])
+        ((start, weight),) = self._bands_for(rows)
+        share = ops.sample_1d_adjoint(torch.ones_like(rows[..., :1]), start, weight.abs(), self.nodes[0])
+        spread = ops.sample_1d_adjoint(rows, start, weight, self.nodes[0])
+        return (spread / share.clamp(min=torch.finfo(share.dtype).tiny)).reshape(self.shape)
 
     @torch.no_grad()
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -291,6 +328,23 @@ def _uniform_band(
         return _band(partition, partition("cpu"), size, scaled, sampling)
 
 
+def _concatenated(bands: Sequence[Band], nodes: Sequence[int]) -> Band:
+    """The band of functions one behind the other, of so many control values each."""
+    size, taps = sum(nodes), max(weight.shape[1] for _, weight in bands)
+    device = max((weight.device for _, weight in bands), key=lambda device: device.type != "cpu")
+    starts, weights, first = [], [], 0
+    for (start, weight), count in zip(bands, nodes, strict=True):
+        start, weight = start.to(device) + first, weight.to(device)
+        # No tap may lie behind the axis: what would goes so many taps to the left, and its weights to the right.
+        moved = (start + taps - size).clamp(min=0)
+        column = torch.arange(taps, device=device) - moved[:, None]
+        padded = nn.functional.pad(weight, (0, taps - weight.shape[1]))
+        starts.append(start - moved)
+        weights.append(torch.where(column < 0, 0, padded.gather(1, column.clamp(min=0))))
+        first += count
+    return torch.cat(starts), torch.cat(weights)
+
+
 def _solve_axis(values: Tensor, dim: int, start: Tensor, weight: Tensor) -> Tensor:
     """The control values along `dim` whose samples through the band are `values`; `values` itself if they are equal."""
     if not weight.any(dim=1).all():
@@ -343,10 +397,11 @@ def _check_nodes(dim: int, size: int, block: Any) -> int:
     return int(size // block)
 
 
-def _check_partition(name: str, partition: Any, nodes: int) -> Partition:
-    if not isinstance(partition, Partition):
+def _check_partition(name: str, partition: Any, nodes: int) -> Partition | Concatenation:
+    if not isinstance(partition, (Partition, Concatenation)):
         raise TypeError(f"{name}: expected a Partition or None, got {describe(partition)}")
-    if partition.nodes != nodes and (partition.kind == "centered" or partition.nodes is not None):
+    optional = isinstance(partition, Partition) and partition.kind == "endpoints" and partition.nodes is None
+    if partition.nodes != nodes and not optional:
         raise ValueError(
             f"{name}: expected a partition with nodes={nodes}, the number of control values, got {partition}"
         )

@@ -1,0 +1,169 @@
+"""Any module with continuous tensors: it reads samples of them where its code says `self.weight`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..partition import Concatenation, Partition
+from .continuous_weight import ContinuousWeight
+
+__all__ = ["SampledModule", "SampledStatistics", "make_sampled"]
+
+Axis = Partition | Concatenation
+
+
+class SampledModule(nn.Module):
+    """What `make_sampled` adds to the class of a module, its twin.
+
+    The module's parameters and buffers hold the control values, under their names; reading one as an attribute, as the
+    twin's own code does, samples it at the present sizes. `state_dict` and optimizers see the control values.
+    """
+
+    twin: type[nn.Module]
+    continuous: nn.ModuleDict
+    axes: nn.ModuleDict
+    _sizes: dict[str, tuple[str, int]]
+
+    def refresh(self) -> None:
+        """Follows partitions that were resized from outside: the twin's sizes, and the bands."""
+        for attribute, (axis, factor) in self._sizes.items():
+            size = cast("Axis", self.axes[axis]).num_points * factor
+            setattr(self, attribute, (size,) if attribute == "normalized_shape" else size)
+        for weight in self.continuous.values():
+            cast("ContinuousWeight", weight).refresh()
+
+    def _sample(self, name: str) -> Tensor:
+        return self.continuous[name](self._values(name))
+
+    def _values(self, name: str) -> Tensor:
+        values = self._parameters.get(name)
+        return cast("Tensor", self._buffers[name] if values is None else values)
+
+    def discretize_(self) -> None:
+        """Turns this module, in place, into its twin at the present sizes, which knows nothing of this package."""
+        with torch.no_grad():
+            for name in self.continuous:
+                sample = self._sample(name).detach().clone()
+                if name in self._buffers:
+                    self._buffers[name] = sample
+                else:
+                    given = cast("nn.Parameter", self._parameters[name])
+                    self._parameters[name] = nn.Parameter(sample, requires_grad=given.requires_grad)
+        del self._modules["continuous"], self._modules["axes"]
+        del self._sizes
+        self.__class__ = self.twin  # type: ignore[assignment]  # no longer a SampledModule
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """The class is made at run time: copies and pickles name what it is made of."""
+        return _empty, (self.twin, tuple(self.continuous)), self.__getstate__()
+
+    def _get_name(self) -> str:
+        return f"Sampled{self.twin.__name__}"
+
+
+class SampledStatistics(SampledModule):
+    """A `SampledModule` with running statistics, as a batch norm has.
+
+    The running statistics are functions too. The mean of a sampled channel, a weighted sum of channels,
+    is that sum of their means; its standard deviation is that sum of theirs as far as neighbours go up and down
+    together, which ordering is for. So means and standard deviations are sampled, and variances are never negative. In
+    training, the update that the twin would make of a sample, ``r``, goes back to the control values through the
+    transposed sampling ``Bᵀ``, divided by what each control value gives to all samples: ``Δ = Bᵀr / |B|ᵀ1``. At full
+    size that is the twin's update; at others it is a step towards the statistics whose samples fit best, in the mean
+    square over the sizes that are trained.
+    """
+
+    _updating: dict[str, Tensor] | None = None
+
+    def _sample(self, name: str) -> Tensor:
+        if self._updating is not None and name in self._updating:
+            return self._updating[name]
+        if name != "running_var":
+            return super()._sample(name)
+        values = self._values(name)
+        return self.continuous[name](values.double().sqrt()).square().to(values.dtype)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The twin's forward pass."""
+        if not self.training:
+            return super().forward(*args, **kwargs)
+        before = {name: self._sample(name) for name in ("running_mean", "running_var")}
+        self._updating = {name: values.clone() for name, values in before.items()}
+        try:
+            result = super().forward(*args, **kwargs)
+            for name, after in self._updating.items():
+                self._pull_back(name, before[name], after)
+        finally:
+            del self._updating
+        return result
+
+    @torch.no_grad()
+    def _pull_back(self, name: str, before: Tensor, after: Tensor) -> None:
+        continuous, values = cast("ContinuousWeight", self.continuous[name]), self._values(name)
+        if name == "running_var":
+            change = after.double().sqrt() - before.double().sqrt()
+            values.copy_((values.double().sqrt() + continuous.spread_back(change)).clamp(min=0).square())
+        else:
+            values.copy_(values + continuous.spread_back(after.double() - before.double()))
+
+
+def make_sampled(
+    module: Any,
+    tensors: Mapping[str, ContinuousWeight],
+    axes: Mapping[str, Axis],
+    sizes: Mapping[str, tuple[str, int]],
+) -> None:
+    """Makes tensors of a module continuous, in place; the module computes the same as before, to round-off.
+
+    Args:
+        module: of any type; its class becomes one that extends `SampledModule` and it.
+        tensors: how to sample parameters and buffers, by attribute; at full size.
+        axes: partitions, by any names.
+        sizes: attributes that hold sizes: the name of a partition, and by what its number of points is multiplied.
+
+    >>> from integralrob.partition import UniformPartition
+    >>> points = UniformPartition(8, kind="centered", nodes=8)
+    >>> norm = nn.LayerNorm(8)
+    >>> weight = ContinuousWeight((8,), (0,), input_dim=None, partitions=[points])
+    >>> make_sampled(norm, {"weight": weight, "bias": weight}, {"0": points}, {"normalized_shape": ("0", 1)})
+    >>> points.resize(4)
+    >>> norm.refresh()
+    >>> norm(torch.zeros(2, 4)).shape
+    torch.Size([2, 4])
+    """
+    with torch.no_grad():
+        for name, weight in tensors.items():
+            values = cast("Tensor", getattr(module, name))
+            values.copy_(weight.right_inverse(values))
+    if not isinstance(module, SampledModule):
+        module.__class__ = _class(type(module), ())
+        module.continuous, module.axes, module._sizes = nn.ModuleDict(), nn.ModuleDict(), {}
+    module.continuous.update(tensors)
+    module.axes.update(axes)
+    module._sizes.update(sizes)
+    module.__class__ = _class(module.twin, tuple(module.continuous))
+
+
+_classes: dict[tuple[type[nn.Module], tuple[str, ...]], type[Any]] = {}
+
+
+def _class(twin: type[nn.Module], names: tuple[str, ...]) -> type[Any]:
+    """The class, the same one each time, that reads samples of these tensors in the twin's code."""
+
+    def reader(name: str) -> property:
+        return property(lambda module: module._sample(name))
+
+    if (twin, names) not in _classes:
+        members: dict[str, Any] = {name: reader(name) for name in names}
+        base = SampledStatistics if "running_mean" in names else SampledModule
+        _classes[twin, names] = type(f"Sampled{twin.__name__}", (base, twin), {**members, "twin": twin})
+    return _classes[twin, names]
+
+
+def _empty(twin: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    cls = _class(twin, names)
+    return cls.__new__(cls)
