@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -101,15 +101,14 @@ def convert(
         batchnorm.fuse(fused, producer, norm)
     sampling = sampling or Sampling()
 
+    def fault_of(integral: IntegralModel, *, at_other_sizes: bool) -> str | None:
+        fused = dict(traced.fusable)
+        return find_fault(model, integral, example_inputs, reference, fused, at_other_sizes=at_other_sizes)
+
     # Whatever the order will be: a random one shows whether the groups are what the network takes together.
     generator = torch.Generator().manual_seed(0)
-    orders = {group.name: torch.randperm(group.full_size, generator=generator).tolist() for group in groups}
-
-    def fault_of(groups: Sequence[ChannelGroup]) -> str | None:
-        integral = build(fused, groups, orders, sampling, report)
-        return find_fault(model, integral, example_inputs, reference, dict(traced.fusable))
-
-    faults = find_faults(groups, fault_of)
+    shuffled = {group.name: torch.randperm(group.full_size, generator=generator).tolist() for group in groups}
+    faults = find_faults(groups, lambda some: fault_of(build(fused, some, shuffled, sampling, []), at_other_sizes=True))
     report += [ReportEntry(name, name, reason) for name, reason in faults.items()]
     groups = [group for group in groups if group.name not in faults]
     bar = tqdm(groups, desc="ordering channels", unit="group", disable=not progress)
@@ -117,10 +116,11 @@ def convert(
         group.name: [*range(group.full_size)] if order is None else orderer(channel_distance(slices_of(fused, group)))
         for group in bar
     }
-    remaining = fault_of(groups)
+    integral = build(fused, groups, orders, sampling, report)
+    remaining = fault_of(copy.deepcopy(integral), at_other_sizes=False)
     if remaining:
         raise RuntimeError(f"model: the converted network {remaining}")
-    return build(fused, groups, orders, sampling, report)
+    return integral
 
 
 def _select(traced: Traced, dims: Collection[str] | None) -> tuple[list[ChannelGroup], list[ReportEntry]]:

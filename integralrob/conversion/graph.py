@@ -99,8 +99,9 @@ class _Groups:
         found.sort(key=lambda component: self._produced(component)[0])
         names = {component: self._name(component) for component in found}
         members = {component: self._members(component) for component in found}
-        faults = {component: list(self._faults(component)) for component in found}
-        self._add(faults, following.faults)
+        faults = self._between_layers(found, following.faults)
+        for component in found:
+            faults[component] += self._in_layers(component)
         healthy = {component: members[component] for component in found if not faults[component]}
         for component, fault in self._crowded(healthy):
             faults[component].append(fault)
@@ -142,20 +143,24 @@ class _Groups:
 
     # ----------------------------------------------------------------------------------------------------------- faults
 
-    def _add(self, faults: dict[Component, list[tuple[str, str]]], others: Sequence[Fault]) -> None:
-        """Adds what was found between the layers to the components that it concerns."""
+    def _between_layers(
+        self, found: Sequence[Component], faults: Sequence[Fault]
+    ) -> dict[Component, list[tuple[str, str]]]:
+        """What keeps channels discrete between the layers that have them: the module or operation, and the reason."""
         pieces = defaultdict(list)
-        for component in faults:
+        for component in found:
             for segment in component.segments:
                 pieces[segment.space].append((segment, component))
-        for fault in others:
+        found_faults: dict[Component, list[tuple[str, str]]] = {component: [] for component in found}
+        for fault in faults:
             start, stop = fault.channels.start, fault.channels.start + fault.channels.size
             for segment, component in pieces[fault.channels.space]:
                 if segment.start < stop and start < segment.stop:
-                    faults[component].append((fault.module, fault.reason))
+                    found_faults[component].append((fault.module, fault.reason))
+        return found_faults
 
-    def _faults(self, component: Component) -> Iterator[tuple[str, str]]:
-        """What keeps channels discrete in the layers that have them: the module, and the reason."""
+    def _in_layers(self, component: Component) -> Iterator[tuple[str, str]]:
+        """What keeps channels discrete in the layers that have them."""
         recording = self.recording
         for owner in dict.fromkeys(segment.space[0] for segment in component.segments):
             if isinstance(owner, str):

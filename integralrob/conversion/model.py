@@ -100,7 +100,11 @@ class IntegralModel(nn.Module):
         for name, points in wanted.items():
             self.groups[name].partition.resize(points)
         for layer in {member.layer: None for name in wanted for member in self.groups[name].members}:
-            self.layer(layer).refresh()
+            integral = self.layer(layer)
+            if isinstance(integral, SampledModule):
+                integral.integral_refresh()
+            else:
+                integral.refresh()
 
     def _points(self, name: str, size: Any) -> int:
         if name not in self.groups:
@@ -160,7 +164,7 @@ class IntegralModel(nn.Module):
         module = copy.deepcopy(self.module, memo)
         for layer in module.modules():
             if isinstance(layer, SampledModule):
-                layer.discretize_()
+                layer.integral_discretize_()
         return module
 
     def layer(self, name: str) -> IntegralLayer | SampledModule:

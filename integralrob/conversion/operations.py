@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Operation"]
 
-_PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "ScaledDotProduct", "Convolution", "Mv", "Dot", "Mkldnn")
+_PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Convolution", "Mv", "Dot", "Mkldnn")
 _AVERAGES = ("Mean", "Amax", "Amin", "Max", "Min", "Var", "Std")
 
 
@@ -48,8 +48,10 @@ class Operation:
         if known is not None:
             result = known(self)
             return result if isinstance(result, list) else [result]
-        if self.kind.startswith(_PRODUCTS) or "Attention" in self.kind:
-            return [self._stop("multiplies these channels by others, as attention does, or sums over them")]
+        if "Attention" in self.kind:
+            return [self._stop("is an attention, whose heads keep their channels")]
+        if self.kind.startswith(_PRODUCTS):
+            return [self._stop("multiplies these channels by a matrix")]
         if hasattr(self.function, "_saved_keepdim") or self.kind in ("Mean", "Sum"):
             return [self._reduced()]
         if self.axis in self._dims() or self.kind.endswith(("CopySlices", "AsStrided")):
@@ -148,12 +150,15 @@ class Operation:
         (dim,) = self._dims()
         if dim != self.axis:
             return [self.channels] * len(self.out_shapes)
-        states: list[State] = []
+        states: list[Channels] = []
         start = self.channels.start
         for shape in self.out_shapes:
             states.append(replace(self.channels, start=start, size=shape[dim]))
             start += shape[dim]
-        return states
+        for state in states:
+            if state.size == states[0].size:  # as `torch.chunk` makes them, at any size
+                self.following.link(states[0], state)
+        return [*states]
 
     def _slice(self) -> State:
         (dim,) = self._dims()
@@ -194,7 +199,7 @@ class Operation:
                 if self.channels.size in _products(self.out_shape[axis:]):  # and back
                     return self._blocks(size, self.channels.size // size, 1, dim)
                 break
-        return self._stop("reshapes these channels so that they no longer lie together, as heads of attention do")
+        return self._stop("reshapes these channels so that they no longer lie together, as heads of an attention do")
 
     # ---------------------------------------------------------------------------------------------------------- helpers
 

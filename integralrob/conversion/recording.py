@@ -79,13 +79,14 @@ class Recording:
         for module in self.names:
             module.register_forward_pre_hook(self._before, with_kwargs=True)
             module.register_forward_hook(self._after)
+        graph = DependencyGraph()
         try:
             with torch.enable_grad(), random_state_kept(model):
-                graph = DependencyGraph().build_dependency(
-                    model, example_inputs, forward_fn=self._forward, verbose=False
-                )
+                graph.build_dependency(model, example_inputs, forward_fn=self._forward, verbose=False)
         except Exception as error:  # asserts, KeyErrors and others: it promises none in particular
-            raise RuntimeError(f"model: torch-pruning cannot trace its channels: {error}") from error
+            # What it makes last, the maps of channels through operations, it cannot make of some; they are not needed.
+            if not hasattr(graph, "module2node"):
+                raise RuntimeError(f"model: torch-pruning cannot trace its channels: {error}") from error
         self.nodes = graph.module2node
 
     def _forward(self, model: nn.Module, example_inputs: Any) -> list[Tensor]:

@@ -315,6 +315,8 @@ def _band(partition: Partition, points: Tensor, size: int, scaled: bool, samplin
     if scaled:
         lower, upper = partition.interval
         scale = sampling.rule.weights(points, partition.interval) * (size / (upper - lower))
+        # What was meant to be 1, as at full size, is: a sample is then bit for bit the control values.
+        scale = torch.where((scale.detach() - 1).abs() <= 1e-12, scale + (1 - scale).detach(), scale)
     return ops.cubic_band(points, size, scale, a=sampling.a, padding=sampling.padding, antialias=sampling.antialias)
 
 

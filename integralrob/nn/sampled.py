@@ -20,49 +20,51 @@ class SampledModule(nn.Module):
     """What `make_sampled` adds to the class of a module, its twin.
 
     The module's parameters and buffers hold the control values, under their names; reading one as an attribute, as the
-    twin's own code does, samples it at the present sizes. `state_dict` and optimizers see the control values.
+    twin's own code does, samples it at the present sizes. `state_dict` and optimizers see the control values. What
+    this class adds has names with `integral`, as the twin can be of anyone's making.
     """
 
-    twin: type[nn.Module]
-    continuous: nn.ModuleDict
-    axes: nn.ModuleDict
-    _sizes: dict[str, tuple[str, int]]
+    integral_twin: type[nn.Module]
+    integral_tensors: nn.ModuleDict
+    integral_axes: nn.ModuleDict
+    _integral_sizes: dict[str, tuple[str, int]]
 
-    def refresh(self) -> None:
+    def integral_refresh(self) -> None:
         """Follows partitions that were resized from outside: the twin's sizes, and the bands."""
-        for attribute, (axis, factor) in self._sizes.items():
-            size = cast("Axis", self.axes[axis]).num_points * factor
+        for attribute, (axis, factor) in self._integral_sizes.items():
+            size = cast("Axis", self.integral_axes[axis]).num_points * factor
             setattr(self, attribute, (size,) if attribute == "normalized_shape" else size)
-        for weight in self.continuous.values():
+        for weight in self.integral_tensors.values():
             cast("ContinuousWeight", weight).refresh()
 
-    def _sample(self, name: str) -> Tensor:
-        return self.continuous[name](self._values(name))
+    def _integral_sample(self, name: str) -> Tensor:
+        return self.integral_tensors[name](self._integral_values(name))
 
-    def _values(self, name: str) -> Tensor:
+    def _integral_values(self, name: str) -> Tensor:
         values = self._parameters.get(name)
         return cast("Tensor", self._buffers[name] if values is None else values)
 
-    def discretize_(self) -> None:
+    def integral_discretize_(self) -> None:
         """Turns this module, in place, into its twin at the present sizes, which knows nothing of this package."""
         with torch.no_grad():
-            for name in self.continuous:
-                sample = self._sample(name).detach().clone()
+            for name in self.integral_tensors:
+                sample = self._integral_sample(name).detach().clone()
                 if name in self._buffers:
                     self._buffers[name] = sample
                 else:
                     given = cast("nn.Parameter", self._parameters[name])
                     self._parameters[name] = nn.Parameter(sample, requires_grad=given.requires_grad)
-        del self._modules["continuous"], self._modules["axes"]
-        del self._sizes
-        self.__class__ = self.twin  # type: ignore[assignment]  # no longer a SampledModule
+        del self._modules["integral_tensors"], self._modules["integral_axes"]
+        for attribute in ("_integral_sizes", "_integral_updates"):
+            self.__dict__.pop(attribute, None)
+        self.__class__ = self.integral_twin  # type: ignore[assignment]  # no longer a SampledModule
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """The class is made at run time: copies and pickles name what it is made of."""
-        return _empty, (self.twin, tuple(self.continuous)), self.__getstate__()
+        return _empty, (self.integral_twin, tuple(self.integral_tensors)), self.__getstate__()
 
     def _get_name(self) -> str:
-        return f"Sampled{self.twin.__name__}"
+        return f"Sampled{self.integral_twin.__name__}"
 
 
 class SampledStatistics(SampledModule):
@@ -77,33 +79,33 @@ class SampledStatistics(SampledModule):
     square over the sizes that are trained.
     """
 
-    _updating: dict[str, Tensor] | None = None
+    _integral_updates: dict[str, Tensor] | None = None
 
-    def _sample(self, name: str) -> Tensor:
-        if self._updating is not None and name in self._updating:
-            return self._updating[name]
+    def _integral_sample(self, name: str) -> Tensor:
+        if self._integral_updates is not None and name in self._integral_updates:
+            return self._integral_updates[name]
         if name != "running_var":
-            return super()._sample(name)
-        values = self._values(name)
-        return self.continuous[name](values.double().sqrt()).square().to(values.dtype)
+            return super()._integral_sample(name)
+        values = self._integral_values(name)
+        return self.integral_tensors[name](values.double().sqrt()).square().to(values.dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The twin's forward pass."""
         if not self.training:
             return super().forward(*args, **kwargs)
-        before = {name: self._sample(name) for name in ("running_mean", "running_var")}
-        self._updating = {name: values.clone() for name, values in before.items()}
+        before = {name: self._integral_sample(name) for name in ("running_mean", "running_var")}
+        self._integral_updates = {name: values.clone() for name, values in before.items()}
         try:
             result = super().forward(*args, **kwargs)
-            for name, after in self._updating.items():
-                self._pull_back(name, before[name], after)
+            for name, after in self._integral_updates.items():
+                self._integral_pull_back(name, before[name], after)
         finally:
-            del self._updating
+            self._integral_updates = None
         return result
 
     @torch.no_grad()
-    def _pull_back(self, name: str, before: Tensor, after: Tensor) -> None:
-        continuous, values = cast("ContinuousWeight", self.continuous[name]), self._values(name)
+    def _integral_pull_back(self, name: str, before: Tensor, after: Tensor) -> None:
+        continuous, values = cast("ContinuousWeight", self.integral_tensors[name]), self._integral_values(name)
         if name == "running_var":
             change = after.double().sqrt() - before.double().sqrt()
             values.copy_((values.double().sqrt() + continuous.spread_back(change)).clamp(min=0).square())
@@ -131,7 +133,7 @@ def make_sampled(
     >>> weight = ContinuousWeight((8,), (0,), input_dim=None, partitions=[points])
     >>> make_sampled(norm, {"weight": weight, "bias": weight}, {"0": points}, {"normalized_shape": ("0", 1)})
     >>> points.resize(4)
-    >>> norm.refresh()
+    >>> norm.integral_refresh()
     >>> norm(torch.zeros(2, 4)).shape
     torch.Size([2, 4])
     """
@@ -141,11 +143,11 @@ def make_sampled(
             values.copy_(weight.right_inverse(values))
     if not isinstance(module, SampledModule):
         module.__class__ = _class(type(module), ())
-        module.continuous, module.axes, module._sizes = nn.ModuleDict(), nn.ModuleDict(), {}
-    module.continuous.update(tensors)
-    module.axes.update(axes)
-    module._sizes.update(sizes)
-    module.__class__ = _class(module.twin, tuple(module.continuous))
+        module.integral_tensors, module.integral_axes, module._integral_sizes = nn.ModuleDict(), nn.ModuleDict(), {}
+    module.integral_tensors.update(tensors)
+    module.integral_axes.update(axes)
+    module._integral_sizes.update(sizes)
+    module.__class__ = _class(module.integral_twin, tuple(module.integral_tensors))
 
 
 _classes: dict[tuple[type[nn.Module], tuple[str, ...]], type[Any]] = {}
@@ -155,15 +157,15 @@ def _class(twin: type[nn.Module], names: tuple[str, ...]) -> type[Any]:
     """The class, the same one each time, that reads samples of these tensors in the twin's code."""
 
     def reader(name: str) -> property:
-        return property(lambda module: module._sample(name))
+        return property(lambda module: module._integral_sample(name))
 
     if (twin, names) not in _classes:
         members: dict[str, Any] = {name: reader(name) for name in names}
         base = SampledStatistics if "running_mean" in names else SampledModule
-        _classes[twin, names] = type(f"Sampled{twin.__name__}", (base, twin), {**members, "twin": twin})
+        _classes[twin, names] = type(f"Sampled{twin.__name__}", (base, twin), {**members, "integral_twin": twin})
     return _classes[twin, names]
 
 
 def _empty(twin: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     cls = _class(twin, names)
-    return cls.__new__(cls)
+    return nn.Module.__new__(cls)
