@@ -131,7 +131,11 @@ class UNet(nn.Module):
         self.bottom = nn.Sequential(nn.MaxPool2d(2), *conv_bn(12, 16), nn.ReLU())
         self.up2 = nn.ConvTranspose2d(16, 12, 2, stride=2)
         self.merge2 = nn.Sequential(*conv_bn(24, 12), nn.ReLU())
-        self.up1 = nn.ConvTranspose2d(12, 8, 3, stride=2, padding=1, output_padding=1)
+        self.up1 = nn.Sequential(
+            nn.ConvTranspose2d(12, 8, 3, stride=2, padding=1, output_padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
         self.merge1 = nn.Sequential(*conv_bn(19, 8), nn.ReLU())
         self.head = nn.Conv2d(8, 2, 1)
 

@@ -302,6 +302,18 @@ def test_a_network_that_writes_to_its_input_converts():
     assert torch.equal(x, before)
 
 
+def test_a_networks_own_rounding_is_no_fault_of_the_conversion():
+    class Steep(models.MLP):
+        def forward(self, x):
+            return (2000 * super().forward(x)).sin()
+
+    model, x, integral = converted(Steep)
+    assert list(integral.groups) == ["0", "2"]
+    assert 1e-5 < relative_difference(integral(x), model(x)) < 1e-3
+    double = convert(model.double(), x.double(), progress=False)
+    assert relative_difference(double(x.double()), model(x.double())) < 1e-10
+
+
 def test_refuses_with_the_first_layer_that_differs(monkeypatch):
     import integralrob.conversion.batchnorm as batchnorm
 

@@ -52,7 +52,7 @@ EXPECTED = {
     networks.NIN: ({"0": 12, "2": 10, "4": 8}, {}),
     networks.MobileNetV2: ({"0": 8, "3.body.0": 16, "4.body.0": 24, "4.body.6": 12, "5.body.0": 24, "6": 32}, {}),
     networks.UNet: (
-        {"down1.0": 8, "down2.1": 12, "bottom.1": 16, "up2": 12, "merge2.0": 12, "up1": 8, "merge1.0": 8},
+        {"down1.0": 8, "down2.1": 12, "bottom.1": 16, "up2": 12, "merge2.0": 12, "up1.0": 8, "merge1.0": 8},
         {},
     ),
     networks.EDSR: ({"head": 12, "blocks.0.0": 12, "blocks.1.0": 12, "up.0": 10}, {}),

@@ -14,8 +14,7 @@ from .._checks import check_bool, describe
 from ..nn.continuous_weight import Sampling
 from . import batchnorm
 from .build import build, slices_of
-from .check import find_fault, find_faults
-from .example import outputs_of
+from .check import Reference, find_fault, find_faults
 from .graph import ChannelGroup, ReportEntry, Traced, trace
 from .model import IntegralModel
 from .ordering import Order, channel_distance, resolve_order
@@ -36,10 +35,13 @@ def convert(
 ) -> IntegralModel:
     """Turns a trained network into one that can be sampled at any size, and at full size computes the same.
 
-    The groups of connected channels come from torch-pruning's dependency graph: an output axis, what is added to it,
-    and the input axes that read it, through flattening too. The channels of each group are put in an order in which
-    neighbours are alike; then linear and convolution layers become integral layers. Input channels and outputs stay
-    discrete, and so does every group with something in it that has no integral form: see `IntegralModel.report`.
+    The network is run once, and its channels are followed from the layers that make them through what is between
+    layers (sums, concatenations, splits, flattenings, permuted dims, pixel shuffles, ...) to the layers that read them.
+    Channels that must be reordered and resized together are a group; each branch of a concatenation has its own. The
+    channels of each group are put in an order in which neighbours are alike. Then the tensors that carry them become
+    functions: those of linear and convolution layers (grouped, depthwise and transposed ones too), embeddings, norms,
+    PReLU, and parameters outside of layers. Input channels and outputs stay discrete, and so does every group with
+    something in it that has no integral form, such as the heads of an attention: see `IntegralModel.report`.
 
     Args:
         model: left as it is.
@@ -47,10 +49,11 @@ def convert(
             are traced, and the result is checked, on it; a small one will do.
         order: "two_opt"; None to keep the order; or a function from the distance matrix (NumPy, float64 ``[S, S]``) to
             a permutation (position -> channel).
-        fuse_bn: fuse batch norms into the layer before them, in their evaluation form, as the supplement does. Groups
-            with a batch norm left in them stay discrete.
+        fuse_bn: fuse batch norms into the layer before them, where there is one, in their evaluation form, as the
+            supplement does. Others are sampled along with the channels, and their running statistics too, which go on
+            being updated in training: see `integralrob.nn.sampled.SampledStatistics`.
         dims: names of the groups to convert, or None for all that can be. A group has the name of the first layer that
-            produces its channels.
+            produces its channels, with the first and last of its entries in brackets if others are in other groups.
         sampling: kernel, partition, antialiasing and quadrature of all layers; see `integralrob.nn.Sampling`.
         progress: show a progress bar.
 
@@ -61,8 +64,11 @@ def convert(
         TypeError, ValueError: an argument is not as above, an unknown name in `dims`, weights that are not finite
                 or were made in inference mode.
         RuntimeError: the model cannot be traced; or the outputs at full size differ from the model's, on the example
-            in evaluation mode, by more than 1e-4 relative to the largest output (64 ε of the dtype where that is more).
-            The message names the first layer where they part.
+            in evaluation mode, by more than 1e-5 of the largest output (float64: 1e-10, other dtypes: 64 ε), and by
+            more than the model's own rounding explains. The message names the first layer where they part.
+
+    Before, the groups are put in a random order and resized, on copies: those with which the outputs change at full
+    size, or which do not run at another size, or compute something else there than their discretisation, stay discrete.
 
     Complexity: for a group of `S` channels ``O(S²)`` times the weights of one channel, and the ordering's cost.
 
@@ -93,7 +99,7 @@ def convert(
         if not parameter.isfinite().all():
             raise ValueError(f"model: expected finite weights, got NaN or infinity in {name!r}")
 
-    reference = outputs_of(copy.deepcopy(model).eval(), example_inputs)
+    reference = Reference(model, example_inputs)
     traced = trace(model, example_inputs, fuse_bn=fuse_bn)
     groups, report = _select(traced, dims)
     fused = copy.deepcopy(model)
@@ -102,8 +108,7 @@ def convert(
     sampling = sampling or Sampling()
 
     def fault_of(integral: IntegralModel, *, at_other_sizes: bool) -> str | None:
-        fused = dict(traced.fusable)
-        return find_fault(model, integral, example_inputs, reference, fused, at_other_sizes=at_other_sizes)
+        return find_fault(integral, reference, dict(traced.fusable), at_other_sizes=at_other_sizes)
 
     # Whatever the order will be: a random one shows whether the groups are what the network takes together.
     generator = torch.Generator().manual_seed(0)

@@ -173,7 +173,7 @@ def layer_axes(module: nn.Module, ndim: int) -> Axes | None:
         return Axes(module.in_features, module.out_features, -1)
     if isinstance(module, nn.modules.conv._ConvNd):
         return Axes(module.in_channels, module.out_channels, -1 - len(module.kernel_size))
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
         return Axes(module.normalized_shape[0], module.normalized_shape[0], -1)
     if isinstance(module, nn.Embedding):
         return Axes(None, module.embedding_dim, -1)

@@ -17,6 +17,7 @@ from .tensors import Member, channel_groups, has_integral_form, is_depthwise
 
 __all__ = ["ChannelGroup", "ReportEntry", "Traced", "trace"]
 
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # of several channels together
 _PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -189,7 +190,7 @@ class _Groups:
                 covered[component] += component.size * member.block
             if len({member.block for _, member in carried}) > 1:
                 reason = "takes channels in blocks of different lengths"
-            elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and list(covered.values()) != [_normalized(module)]:
+            elif isinstance(module, _NORMS) and list(covered.values()) != [_normalized(module)]:
                 reason = "normalises these channels together with others"
             else:
                 continue
@@ -215,5 +216,5 @@ def _weight_inputs(module: nn.Module) -> int:
     return module.in_channels // (1 if module.transposed else module.groups)
 
 
-def _normalized(module: nn.LayerNorm | nn.GroupNorm) -> int:
+def _normalized(module: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) -> int:
     return module.num_channels if isinstance(module, nn.GroupNorm) else module.normalized_shape[0]

@@ -18,9 +18,9 @@ __all__ = ["LAYERS", "Call", "Output", "Recording", "shape_of"]
 
 LAYERS = (
     nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
-    nn.LayerNorm, nn.GroupNorm, nn.PReLU, nn.Embedding, nn.MultiheadAttention, nn.LSTM,
+    nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.Embedding, nn.MultiheadAttention, nn.LSTM,
 )  # fmt: skip
-"""The layers of torch-pruning's graph."""
+"""The layers that channels are followed to; what is in them is not looked at."""
 
 Output = tuple[Any, int]
 """A tensor: the autograd function that made it, and which of its outputs it is."""

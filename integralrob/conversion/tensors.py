@@ -24,12 +24,12 @@ __all__ = [
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_CHANNELWISE = (*BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+_CHANNELWISE = (*BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
 
 _SIZES: list[tuple[Any, str]] = [
     ((nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm), "num_features"),
     (nn.GroupNorm, "num_channels"),
-    (nn.LayerNorm, "normalized_shape"),
+    ((nn.LayerNorm, nn.RMSNorm), "normalized_shape"),
     (nn.PReLU, "num_parameters"),
     (nn.Embedding, "embedding_dim"),
 ]
