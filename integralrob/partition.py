@@ -8,7 +8,7 @@ Source: "Integral Neural Networks" (CVPR 2023), supplement, appendices A and C a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -143,9 +143,10 @@ class Concatenation(nn.Module):
 
     Args:
         parts: partitions with `nodes`, the same one any number of times; and numbers of entries that stay discrete.
+        blocks: one number per part (None: ones): each point of a partition stands for so many consecutive entries.
 
     Raises:
-        TypeError, ValueError: no parts, or one that is not as above.
+        TypeError, ValueError: no parts, or an argument that is not as above.
 
     >>> axis = Concatenation([UniformPartition(8, kind="centered", nodes=8), 3])
     >>> axis.parts[0].resize(4)
@@ -153,7 +154,7 @@ class Concatenation(nn.Module):
     (7, 11)
     """
 
-    def __init__(self, parts: Sequence[Partition | int]) -> None:
+    def __init__(self, parts: Sequence[Partition | int], blocks: Sequence[int] | None = None) -> None:
         super().__init__()
         if not isinstance(parts, Sequence) or not parts:
             raise TypeError(f"parts: expected a sequence of partitions and ints, got {describe(parts)}")
@@ -162,6 +163,9 @@ class Concatenation(nn.Module):
                 check_int(f"parts[{i}]", part, 1)
             elif part.nodes is None:
                 raise ValueError(f"parts[{i}]: expected a partition with nodes, got {part}")
+        if blocks is not None and (not isinstance(blocks, Sequence) or len(blocks) != len(parts)):
+            raise TypeError(f"blocks: expected one int for each of {len(parts)} parts, got {describe(blocks)}")
+        self.blocks = tuple(check_int(f"blocks[{i}]", block, 1) for i, block in enumerate(blocks or [1] * len(parts)))
         self.partitions = nn.ModuleList(part for part in parts if isinstance(part, Partition))
         self.discrete = tuple(None if isinstance(part, Partition) else part for part in parts)
 
@@ -173,18 +177,24 @@ class Concatenation(nn.Module):
 
     @property
     def part_sizes(self) -> tuple[int, ...]:
-        """Number of points of each part."""
-        return tuple(part.num_points if isinstance(part, Partition) else part for part in self.parts)
+        """Number of entries of each part."""
+        return self._entries(lambda partition: partition.num_points)
 
     @property
     def num_points(self) -> int:
-        """Number of points of all parts."""
+        """Number of entries of all parts."""
         return sum(self.part_sizes)
 
     @property
     def nodes(self) -> int:
         """Number of control values of all parts."""
-        return sum((part.nodes or 0) if isinstance(part, Partition) else part for part in self.parts)
+        return sum(self._entries(lambda partition: partition.nodes or 0))
+
+    def _entries(self, count: Callable[[Partition], int]) -> tuple[int, ...]:
+        return tuple(
+            block * (count(part) if isinstance(part, Partition) else part)
+            for part, block in zip(self.parts, self.blocks, strict=True)
+        )
 
 
 class RandomSize:

@@ -87,8 +87,9 @@ def seeded(network: type[nn.Module], seed: int = 0, **kwargs: object) -> nn.Modu
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.running_mean.normal_(0, 0.3)
                 module.running_var.uniform_(0.5, 2)
-                nn.init.normal_(module.weight, 1, 0.3)
-                nn.init.normal_(module.bias, 0, 0.3)
+                if module.affine:
+                    nn.init.normal_(module.weight, 1, 0.3)
+                    nn.init.normal_(module.bias, 0, 0.3)
     return model.eval()
 
 

@@ -313,3 +313,22 @@ class ShuffleNet(nn.Module):
         batch, channels, height, width = x.shape
         x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
         return self.head(self.last(x).mean((2, 3)))
+
+
+class Fusion(nn.Module):
+    """A flattened image beside a vector: channels in blocks of 4, in single entries, and an input."""
+
+    example_shape = (2, 3, 4, 4)
+
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 8, 1, groups=8))
+        self.vector = nn.Linear(3, 6)
+        self.norm = nn.BatchNorm1d(8 * 4 + 6 + 3, affine=False)
+        self.hidden = nn.Linear(8 * 4 + 6 + 3, 12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        colour = x.mean((2, 3))
+        x = torch.cat([F.max_pool2d(self.image(x), 2).flatten(1), self.vector(colour).relu(), colour], 1)
+        return self.head(self.hidden(self.norm(x)).relu())

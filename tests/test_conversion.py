@@ -201,6 +201,68 @@ def test_layers_that_are_not_in_the_graph_are_reported(network, groups, unseen):
         assert reason in report[name]
 
 
+def test_pieces_of_a_chunk_stay_equally_large():
+    """`chunk` cuts in the middle, wherever that is: channels that it parts cannot have sizes of their own."""
+
+    class Halves(models.Awkward):
+        def __init__(self):
+            super().__init__()
+            self.middle, self.other = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+
+        def trunk(self, x):
+            left, right = self.stem(x).chunk(2, 1)
+            return F.relu(self.middle(left) * self.other(right))
+
+    _, x, integral = converted(Halves)
+    members = {(m.layer, m.dim, m.start) for m in integral.groups["stem"].members}
+    assert members == {("stem", 0, 0), ("stem", 0, 4), ("middle", 1, 0), ("other", 1, 0)}
+    integral.resize({"stem": 3})
+    assert integral.discretize().stem.out_channels == 6
+    integral(x)
+
+
+def test_pieces_of_a_split_have_sizes_of_their_own_where_the_code_allows_it():
+    class Parts(models.Awkward):
+        def __init__(self):
+            super().__init__()
+            self.middle, self.other = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(5, 8, 3, padding=1)
+
+        def trunk(self, x):
+            sizes = [conv.weight.shape[1] if type(conv) is nn.Conv2d else conv.in_channels for conv in self.parts()]
+            left, right = self.stem(x).split(sizes, 1)
+            return F.relu(self.middle(left) * self.other(right))
+
+        def parts(self):
+            return self.middle, self.other
+
+    _, x, integral = converted(Parts)
+    assert list(integral.sizes.items())[:2] == [("stem[0:3]", 3), ("stem[3:8]", 5)]
+    integral.resize({"stem[0:3]": 2, "stem[3:8]": 4})
+    assert integral.discretize().stem.out_channels == 6
+    integral(x)
+
+
+def test_groups_that_fail_only_together_stay_discrete_together():
+    class Twins(models.Awkward):
+        """Two layers that must have the same number of channels, though nothing connects them."""
+
+        def __init__(self):
+            super().__init__()
+            self.middle, self.other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, 8, 1)
+
+        def trunk(self, x):
+            a, b = self.stem(x), self.other(x)
+            assert (a.shape[1] == 8) != (b.shape[1] == 8) or a.shape[1] == b.shape[1] == 8
+            return F.relu(self.middle(a) + self.last(b))
+
+    _, _, integral = converted(Twins)
+    reasons = {entry.name: entry.reason for entry in integral.report}
+    assert "does not run at other sizes" in reasons["stem"]
+    assert "does not run at other sizes" in reasons["other"]
+    integral.resize(0.5)
+
+
 def test_a_model_that_draws_random_numbers_converts_and_leaves_their_state():
     model, x = models.seeded(models.Noisy), models.example(models.Noisy)
     state = torch.get_rng_state()

@@ -323,6 +323,20 @@ def test_a_concatenation_is_sampled_part_by_part(antialias, kind, block, sizes):
     assert whole.sampled_shape == whole(values).shape
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_parts_of_a_concatenation_may_have_different_blocks(antialias):
+    a, b = _parts("centered")
+    sampling = Sampling(antialias=antialias)
+    values = torch.randn(3, 8 * 4 + 3 + 6, dtype=torch.float64)
+    whole = ContinuousWeight(values.shape, (1,), partitions=[Concatenation([a, 3, b], [4, 1, 1])], sampling=sampling)
+    assert torch.equal(whole(values), values)
+    a.resize(5)
+    b.resize(3)
+    first = ContinuousWeight((3, 32), (1,), blocks=[4], partitions=[a], sampling=sampling)(values[:, :32])
+    last = ContinuousWeight((3, 6), (1,), partitions=[b], sampling=sampling)(values[:, 35:])
+    torch.testing.assert_close(whole(values), torch.cat([first, values[:, 32:35], last], 1))
+
+
 def test_control_values_of_a_concatenation_are_found_again():
     a, b = UniformPartition(8, nodes=8), UniformPartition(6, nodes=6)
     sampling = Sampling("endpoints", quadrature.Trapezoidal())

@@ -400,3 +400,16 @@ def test_a_concatenation_has_the_points_of_its_parts():
 def test_bad_concatenations(error, name, parts):
     with pytest.raises(error, match=rf"^{name}: expected"):
         Concatenation(parts)
+
+
+@pytest.mark.parametrize(("error", "blocks"), [(TypeError, [1]), (TypeError, 2), (ValueError, [1, 0])])
+def test_bad_blocks_of_concatenations(error, blocks):
+    with pytest.raises(error, match=r"^blocks.*: expected"):
+        Concatenation([2, 3], blocks)
+
+
+def test_blocks_multiply_the_entries():
+    a = UniformPartition(8, nodes=8)
+    axis = Concatenation([a, 3], [4, 1])
+    a.resize(5)
+    assert (axis.part_sizes, axis.num_points, axis.nodes) == ((20, 3), 23, 35)

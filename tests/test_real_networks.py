@@ -59,6 +59,7 @@ EXPECTED = {
     networks.SqueezeNet: ({"0": 12, "2.squeeze": 6, "2.expand1": 8, "2.expand3": 8, "3.body.squeeze": 6}, {}),
     networks.GatedConv: ({"first.0": 4, "second.0": 12, "squeeze.0": 6, "third.0": 8}, {}),
     networks.ShuffleNet: ({"branch.0": 6, "last.0": 16}, {"stem.0": SHUFFLE, "branch.3": SHUFFLE}),
+    networks.Fusion: ({"image.0": 8, "vector": 6, "hidden": 12}, {}),
     networks.ViT: (
         {"patches": 16, "encoders.0.mlp.0": 32, "encoders.1.mlp.0": 32},
         attention("encoders.0", "encoders.1"),
@@ -197,12 +198,16 @@ def test_round_trips(network):
     assert torch.equal(other(x), expected)
 
 
-def test_compiles_to_one_graph():
-    _, x, integral = case(networks.GatedConv)
-    compiled = torch.compile(integral, fullgraph=True, backend="eager")
-    for size in (1.0, 0.5):
-        integral.resize(size)
-        torch.testing.assert_close(compiled(x), integral(x))
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_to_one_graph(training):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), networks.DenseUnit(8, 6), nn.Conv2d(14, 4, 1))
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    integral = convert(model, x, progress=False).train(training)
+    integral.resize(0.5)
+    eager = copy.deepcopy(integral)
+    torch.testing.assert_close(torch.compile(integral, fullgraph=True, backend="eager")(x), eager(x))
+    for name, value in eager.module.state_dict().items():
+        torch.testing.assert_close(integral.module.state_dict()[name], value)
 
 
 def test_torchs_own_transformer_layers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,7 @@ from ..nn.sampled import Axis, make_sampled
 from ..partition import Concatenation, Partition, UniformPartition
 from .graph import ChannelGroup, ReportEntry
 from .model import Group, IntegralModel
-from .tensors import Member, channel_groups, owner_of, sizes_of, tensors_of
+from .tensors import Member, axis_size, channel_groups, owner_of, sizes_of, tensors_of
 
 __all__ = ["build", "slices_of"]
 
@@ -84,11 +85,12 @@ def _permute_(layer: nn.Module, parameter: str | None, member: Member, order: Se
 
 def _integral(layer: nn.Module, carried: Mapping[int, Carried], sampling: Sampling) -> nn.Module:
     dims = sorted(carried)
+    axes = [_axis(layer, None, carried[dim]) for dim in dims]
     return INTEGRAL_TYPES[type(layer)].from_discrete(
         layer,  # type: ignore[arg-type]  # it is of one of these types
         dims=dims,
-        blocks=[carried[dim][0][0].block for dim in dims],
-        partitions=[_axis(layer, None, carried[dim]) for dim in dims],
+        blocks=[block for _, block in axes],
+        partitions=[axis for axis, _ in axes],
         sampling=sampling,
     )
 
@@ -96,7 +98,6 @@ def _integral(layer: nn.Module, carried: Mapping[int, Carried], sampling: Sampli
 def _make_sampled(layer: nn.Module, parameter: str | None, carried: Mapping[int, Carried], sampling: Sampling) -> None:
     """Makes a layer of another type, or a parameter outside of layers, continuous in place."""
     axes = {dim: _axis(layer, parameter, members) for dim, members in carried.items()}
-    blocks = {dim: members[0][0].block for dim, members in carried.items()}
     axis_at: dict[str, dict[int, int]] = defaultdict(dict)  # tensor -> its dim -> the layer's axis
     for dim in axes:
         for name, at in _tensors(layer, parameter, dim):
@@ -106,8 +107,8 @@ def _make_sampled(layer: nn.Module, parameter: str | None, carried: Mapping[int,
             getattr(layer, name).shape,
             sorted(at),
             input_dim=next((i for i, dim in at.items() if dim == 1 and parameter is None), None),
-            blocks=[blocks[at[i]] for i in sorted(at)],
-            partitions=[axes[at[i]] for i in sorted(at)],
+            blocks=[axes[at[i]][1] for i in sorted(at)],
+            partitions=[axes[at[i]][0] for i in sorted(at)],
             sampling=sampling,
         )
         for name, at in axis_at.items()
@@ -116,26 +117,33 @@ def _make_sampled(layer: nn.Module, parameter: str | None, carried: Mapping[int,
     if parameter is None:
         for name, (dim, times) in sizes_of(layer).items():
             if dim in axes:
-                sizes[name] = (str(dim), int(blocks[dim] * times))
-    make_sampled(layer, tensors, {parameter or str(dim): axis for dim, axis in axes.items()}, sizes)
+                sizes[name] = (str(dim), int(axes[dim][1] * times))
+    make_sampled(layer, tensors, {parameter or str(dim): axis for dim, (axis, _) in axes.items()}, sizes)
 
 
-def _axis(layer: nn.Module, parameter: str | None, carried: Carried) -> Axis:
-    """The partition of an axis, or the concatenation of those of its members and of entries that stay discrete."""
-    carried = sorted(carried, key=lambda pair: pair[0].start)
-    block, dim = carried[0][0].block, carried[0][0].dim
-    tensors = _tensors(layer, parameter, dim)
-    parts: list[Partition | int] = []
+def _axis(layer: nn.Module, parameter: str | None, carried: Carried) -> tuple[Axis, int]:
+    """The partition of an axis, or the concatenation of those of its members and of entries that stay discrete.
+
+    And how many entries of the axis make one of it: the largest block that divides all of them.
+    """
+    parts: list[tuple[Partition | None, int]] = []  # and the number of entries of each channel, or of all
     end = 0
-    for member, group in carried:
-        if member.start > end:
-            parts.append((member.start - end) // block)
-        parts.append(group.partition)
-        end = member.start + group.full_size * block
-    size = getattr(layer, tensors[0][0]).shape[tensors[0][1]] if tensors else end
-    if size > end:
-        parts.append((size - end) // block)
-    return parts[0] if len(parts) == 1 and isinstance(parts[0], Partition) else Concatenation(parts)
+    for member, group in sorted(carried, key=lambda pair: pair[0].start):
+        parts.append((None, member.start - end))
+        parts.append((group.partition, member.block))
+        end = member.start + group.full_size * member.block
+    size = (
+        axis_size(layer, carried[0][0].dim) if parameter is None else getattr(layer, parameter).shape[carried[0][0].dim]
+    )
+    parts.append((None, size - end))
+    parts = [part for part in parts if part[1]]
+    block = math.gcd(*(length for _, length in parts))
+    if len(parts) == 1 and parts[0][0]:
+        return parts[0][0], block
+    return Concatenation(
+        [partition or length // block for partition, length in parts],
+        [1 if partition is None else length // block for partition, length in parts],
+    ), block
 
 
 def _use_own_code(model: nn.Module) -> None:

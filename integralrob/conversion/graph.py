@@ -12,8 +12,8 @@ from torch import nn
 from .batchnorm import fusable
 from .channels import Fault, Following, layer_axes
 from .recording import Recording
-from .segments import Component, components
-from .tensors import Member, channel_groups, has_integral_form, is_depthwise
+from .segments import Component, Segment, components
+from .tensors import Member, axis_size, channel_groups, has_integral_form, is_depthwise
 
 __all__ = ["ChannelGroup", "ReportEntry", "Traced", "trace"]
 
@@ -104,7 +104,7 @@ class _Groups:
         for component in found:
             faults[component] += self._in_layers(component)
         healthy = {component: members[component] for component in found if not faults[component]}
-        for component, fault in self._crowded(healthy):
+        for component, fault in self._normalised_together(healthy):
             faults[component].append(fault)
         self.groups = [ChannelGroup(names[c], c.size, members[c]) for c in found if not faults[c]]
         self.skipped = [
@@ -137,7 +137,7 @@ class _Groups:
                 wide = max(dim for dim, size in enumerate(self.recording.parameters[owner].shape) if size > 1)
                 members.append(Member(owner, wide, block, segment.start))
             # The weight of a grouped convolution has the input channels of one of its groups.
-            elif owner in self.recording.names and not (side == 1 and segment.stop > _weight_inputs(owner)):
+            elif owner in self.recording.names and not (side == 1 and not _in_weight(owner, segment)):
                 members.append(Member(self.recording.names[owner], side, block, segment.start))
         rank = self.recording.rank
         return tuple(sorted(members, key=lambda m: (rank.get(m.layer, -1), m.layer, m.dim, m.start)))
@@ -177,25 +177,22 @@ class _Groups:
         if component.size < 2:
             yield "", "has a single channel"
 
-    def _crowded(self, members: dict[Component, tuple[Member, ...]]) -> Iterator[tuple[Component, tuple[str, str]]]:
-        """Components that cannot share an axis with others as they do."""
+    def _normalised_together(
+        self, members: dict[Component, tuple[Member, ...]]
+    ) -> Iterator[tuple[Component, tuple[str, str]]]:
+        """Components that share with others an axis that is normalised."""
         axes = defaultdict(list)
         for component, its_members in members.items():
             for member in its_members:
                 axes[member.layer, member.dim].append((component, member))
         for (layer, _), carried in axes.items():
             module = self.modules.get(layer)
-            covered = {component: 0 for component, _ in carried}
+            covered: dict[Component, int] = defaultdict(int)
             for component, member in carried:
                 covered[component] += component.size * member.block
-            if len({member.block for _, member in carried}) > 1:
-                reason = "takes channels in blocks of different lengths"
-            elif isinstance(module, _NORMS) and list(covered.values()) != [_normalized(module)]:
-                reason = "normalises these channels together with others"
-            else:
-                continue
-            for component in covered:
-                yield component, (layer, reason)
+            if isinstance(module, _NORMS) and list(covered.values()) != [axis_size(module, 0)]:
+                for component in covered:
+                    yield component, (layer, "normalises these channels together with others")
 
 
 def _without_form(module: nn.Module) -> str | None:
@@ -206,15 +203,6 @@ def _without_form(module: nn.Module) -> str | None:
     return f"is of the type {type(module).__name__}, which has no integral layer"
 
 
-def _weight_inputs(module: nn.Module) -> int:
-    """The size of the input axis of a layer's weight; 0 for a depthwise convolution, whose output axis has it all."""
-    if is_depthwise(module):
-        return 0
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    assert isinstance(module, nn.modules.conv._ConvNd)
-    return module.in_channels // (1 if module.transposed else module.groups)
-
-
-def _normalized(module: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) -> int:
-    return module.num_channels if isinstance(module, nn.GroupNorm) else module.normalized_shape[0]
+def _in_weight(module: nn.Module, segment: Segment) -> bool:
+    """Whether the weight has a piece of the input axis: that of a grouped convolution has those of one group."""
+    return not is_depthwise(module) and segment.stop <= axis_size(module, 1)

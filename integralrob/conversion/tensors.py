@@ -57,7 +57,7 @@ def has_integral_form(module: nn.Module) -> bool:
     if type(module) is nn.Embedding:
         return module.max_norm is None  # which writes to the weight
     if type(module) in _TRANSPOSED:  # whose weight has the groups of its output channels along another dim
-        return channel_groups(module) == 1
+        return channel_groups(module) == 1 or (is_depthwise(module) and module.in_channels == module.out_channels)
     return type(module) in (*INTEGRAL_TYPES, *_CHANNELWISE)
 
 
@@ -77,7 +77,7 @@ def tensors_of(module: nn.Module, dim: int) -> list[tuple[str, int]]:
     >>> tensors_of(nn.ConvTranspose2d(3, 8, 2), 0)
     [('weight', 1), ('bias', 0)]
     """
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+    if isinstance(module, nn.modules.conv._ConvTransposeNd) and not is_depthwise(module):
         pairs = [("weight", 1), ("bias", 0)] if dim == 0 else [("weight", 0)]
     elif dim == 1 or isinstance(module, nn.Embedding):
         pairs = [("weight", 1)]
@@ -98,6 +98,15 @@ def sizes_of(module: nn.Module) -> dict[str, tuple[int, Fraction]]:
         if isinstance(module, kinds):
             return {name: (0, one)}
     return {}
+
+
+def axis_size(module: nn.Module, dim: int) -> int:
+    """Number of entries of the output (0) or input axis (1) in a layer's tensors."""
+    for name, at in tensors_of(module, dim):
+        return int(getattr(module, name).shape[at])
+    ((name, _),) = sizes_of(module).items()  # a norm without tensors
+    size = getattr(module, name)
+    return int(size[0] if isinstance(size, tuple) else size)
 
 
 def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:

@@ -185,14 +185,20 @@ class ContinuousWeight(nn.Module):
             if isinstance(partition, Partition):
                 bands.append(self._band_of(partition, nodes, scaled, cached))
             else:
-                parts = [
-                    self._band_of(part, cast("int", part.nodes), scaled, cached)
-                    if isinstance(part, Partition)
-                    else (torch.arange(part), torch.ones(part, 1, dtype=torch.float64))
-                    for part in partition.parts
-                ]
-                nodes_of = [part.nodes if isinstance(part, Partition) else part for part in partition.parts]
-                bands.append(_concatenated(parts, cast("list[int]", nodes_of)))
+                bands.append(
+                    _concatenated(
+                        [
+                            _repeated(self._band_of(part, cast("int", part.nodes), scaled, cached), block)
+                            if isinstance(part, Partition)
+                            else _identity(part * block)
+                            for part, block in zip(partition.parts, partition.blocks, strict=True)
+                        ],
+                        [
+                            block * (cast("int", part.nodes) if isinstance(part, Partition) else part)
+                            for part, block in zip(partition.parts, partition.blocks, strict=True)
+                        ],
+                    )
+                )
         return tuple(bands)
 
     def _band_of(self, partition: Partition, nodes: int, scaled: bool, cached: bool) -> Band:
@@ -328,6 +334,21 @@ def _uniform_band(
     partition = UniformPartition(num_points, kind=kind, nodes=nodes)
     with torch.no_grad(), torch.inference_mode(False):
         return _band(partition, partition("cpu"), size, scaled, sampling)
+
+
+def _identity(size: int) -> Band:
+    """The band of an axis that stays as it is."""
+    return torch.arange(size), torch.ones(size, 1, dtype=torch.float64)
+
+
+def _repeated(band: Band, block: int) -> Band:
+    """The band of an axis of which each control value, and each point, is a block of so many entries."""
+    start, weight = band
+    inside = torch.arange(block, device=start.device)
+    spread = weight.new_zeros(*weight.shape, block)
+    spread[..., 0] = weight  # the same entry of the next block is `block` entries further on
+    spread = spread.flatten(1)[:, : (weight.shape[1] - 1) * block + 1]
+    return (start[:, None] * block + inside).flatten(), spread.repeat_interleave(block, 0)
 
 
 def _concatenated(bands: Sequence[Band], nodes: Sequence[int]) -> Band:
