@@ -201,6 +201,37 @@ def test_layers_that_are_not_in_the_graph_are_reported(network, groups, unseen):
         assert reason in report[name]
 
 
+def test_parameters_have_their_channels_where_those_that_they_join_are():
+    class Positions(nn.Sequential):
+        """Parameters for each channel and each place, and for each place."""
+
+        example_shape = (2, 3, 12)
+
+        def __init__(self):
+            super().__init__(nn.Conv1d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 2, 1))
+            self.both = nn.Parameter(torch.randn(1, 8, 12))
+            self.places = nn.Parameter(torch.randn(12))
+
+        def forward(self, x):
+            return self[2](self.both + self.places * self[0](x))
+
+    _, x, integral = converted(Positions)
+    assert [(m.layer, m.dim) for m in integral.groups["0"].members] == [("both", 1), ("0", 0), ("2", 1)]
+    integral.resize(0.5)
+    discrete = integral.discretize()
+    assert (discrete.both.shape, discrete.places.shape) == ((1, 4, 12), (12,))
+    assert torch.equal(discrete(x), integral(x))
+
+
+def test_an_embedding_with_sparse_gradients_stays_discrete():
+    model = nn.Sequential(nn.Embedding(10, 8, sparse=True), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    integral = convert(model, torch.tensor([1, 2]), progress=False)
+    assert list(integral.groups) == ["1"]
+    assert ("0", "is an embedding with a largest norm or with sparse gradients") in {
+        (entry.name, entry.reason) for entry in integral.report
+    }
+
+
 def test_pieces_of_a_chunk_stay_equally_large():
     """`chunk` cuts in the middle, wherever that is: channels that it parts cannot have sizes of their own."""
 

@@ -44,6 +44,7 @@ class Following:
         sizes: number of entries of each space.
         links: entries of spaces that are the same channels.
         faults: what keeps channels discrete between the layers.
+        parameter_dims: the dim of each parameter outside of layers that has channels.
     """
 
     def __init__(self, recording: Recording, transparent: Callable[[nn.Module], bool]) -> None:
@@ -52,6 +53,7 @@ class Following:
         self.sizes: dict[Space, int] = {}
         self.links: list[Link] = []
         self.faults: list[Fault] = []
+        self.parameter_dims: dict[str, int] = {}
         self.states: dict[Any, Sequence[State]] = {}  # of each output of a function; the last one of all others
         for function, _ in recording.outputs:
             self._follow(function)
@@ -103,9 +105,19 @@ class Following:
         if variable not in self.recording.nodes:  # torch-pruning's graph has parameters outside of layers only
             return Nothing(f"the parameter {name!r} of a layer, used outside of it")
         wide = [dim for dim, size in enumerate(variable.shape) if size > 1]
-        if not wide:
-            return Nothing()
-        return self.new((name, 0), variable.shape[wide[-1]], wide[-1] - variable.dim())
+        return self._parameter(name, wide[-1]) if wide else Nothing()
+
+    def _parameter(self, name: str, dim: int) -> Channels:
+        shape = self.recording.parameters[name].shape
+        self.parameter_dims[name] = dim
+        return self.new((name, 0), shape[dim], dim - len(shape))
+
+    def moved(self, source: Output, state: Channels, dim: int) -> Channels:
+        """Channels of a parameter along another dim than was thought, if nothing depends on that yet."""
+        if not hasattr(source[0], "variable") or any(state.space in (link.space, link.other) for link in self.links):
+            return state
+        name = self.recording.parameter_names[source[0].variable]
+        return self._parameter(name, len(shape_of(source)) + dim)
 
     def _layer(self, function: Any, call: Call) -> State:
         """Links what a layer reads to its input axis, or to its only axis; the state of its output."""

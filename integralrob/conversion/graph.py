@@ -95,12 +95,12 @@ class _Groups:
     def __init__(self, recording: Recording, transparent: Callable[[nn.Module], bool]) -> None:
         self.recording = recording
         self.modules = {name: module for module, name in recording.names.items()}
-        following = Following(recording, transparent)
-        found = [c for c in components(following.sizes, following.links) if self._produced(c)]
+        self.following = Following(recording, transparent)
+        found = [c for c in components(self.following.sizes, self.following.links) if self._produced(c)]
         found.sort(key=lambda component: self._produced(component)[0])
         names = {component: self._name(component) for component in found}
         members = {component: self._members(component) for component in found}
-        faults = self._between_layers(found, following.faults)
+        faults = self._between_layers(found, self.following.faults)
         for component in found:
             faults[component] += self._in_layers(component)
         healthy = {component: members[component] for component in found if not faults[component]}
@@ -134,8 +134,7 @@ class _Groups:
             owner, side = segment.space
             block = (segment.stop - segment.start) // component.size
             if isinstance(owner, str):
-                wide = max(dim for dim, size in enumerate(self.recording.parameters[owner].shape) if size > 1)
-                members.append(Member(owner, wide, block, segment.start))
+                members.append(Member(owner, self.following.parameter_dims[owner], block, segment.start))
             # The weight of a grouped convolution has the input channels of one of its groups.
             elif owner in self.recording.names and not (side == 1 and not _in_weight(owner, segment)):
                 members.append(Member(self.recording.names[owner], side, block, segment.start))
@@ -200,6 +199,8 @@ def _without_form(module: nn.Module) -> str | None:
         return None
     if isinstance(module, nn.modules.conv._ConvTransposeNd) and channel_groups(module) > 1:
         return "is a grouped transposed convolution"
+    if type(module) is nn.Embedding:
+        return "is an embedding with a largest norm or with sparse gradients"
     return f"is of the type {type(module).__name__}, which has no integral layer"
 
 

@@ -36,8 +36,11 @@ class Operation:
         self.following = following
         self.function = function
         self.kind = re.sub(r"Backward\d*$", "", following.recording.name_of(function))
+        self.sources = sources
         self.inputs = [(state, shape_of(source)) for state, source in zip(found, sources, strict=True)]
-        self.channels, self.shape = next((state, shape) for state, shape in self.inputs if isinstance(state, Channels))
+        known = [(state, shape) for state, shape in self.inputs if isinstance(state, Channels)]
+        # Where the channels of a parameter lie is a guess: rather look at those that a layer made.
+        self.channels, self.shape = min(known, key=lambda pair: isinstance(pair[0].space[0], str))
         self.axis = len(self.shape) + self.channels.dim
         self.out_shapes = [tuple(output.shape) for output in function._input_metadata]
         self.out_shape = self.out_shapes[0]
@@ -65,11 +68,14 @@ class Operation:
         dim = self.channels.dim
         if len(self.out_shape) < -dim or self.out_shape[dim] != self.channels.size:
             return self._stop("changes the number of these channels")
-        for state, shape in self.inputs:
+        for i, (state, shape) in enumerate(self.inputs):
             spread = len(shape) >= -dim and shape[dim] != 1
+            if spread and isinstance(state, Channels) and state.dim != dim:
+                state = self.following.moved(self.sources[i], state, dim)
             if isinstance(state, Nothing):
                 if spread:
-                    return self._stop(f"joins these channels with {state.what or 'as many values of another kind'}")
+                    what = state.what or "as many values of another kind"
+                    return self._stop(f"joins these channels with {what}", what)
             elif state.dim != dim:
                 if spread or not isinstance(state.space[0], str):
                     return self._stop("joins channels that lie along different axes")
@@ -213,10 +219,11 @@ class Operation:
         """The same channels at an axis of the output, counted from 0."""
         return replace(self.channels, dim=axis - len(self.out_shape))
 
-    def _stop(self, reason: str) -> State:
+    def _stop(self, reason: str, what: str | None = None) -> State:
+        """Gives the channels up; `what` the result has instead."""
         for state, _ in self.inputs:
             self.following.fault(state, self.function, reason)
-        return Nothing(f"the result of {self.following.recording.name_of(self.function)}")
+        return Nothing(what or f"the result of {self.following.recording.name_of(self.function)}")
 
     def _dims(self) -> list[int]:
         """The dims of the input that the operation was given, counted from 0."""

@@ -55,7 +55,7 @@ class Member:
 def has_integral_form(module: nn.Module) -> bool:
     """Whether channels of the module's axes can be continuous; its very type, as a subclass may compute else."""
     if type(module) is nn.Embedding:
-        return module.max_norm is None  # which writes to the weight
+        return module.max_norm is None and not module.sparse  # the one writes to the weight, the other to its gradient
     if type(module) in _TRANSPOSED:  # whose weight has the groups of its output channels along another dim
         return channel_groups(module) == 1 or (is_depthwise(module) and module.in_channels == module.out_channels)
     return type(module) in (*INTEGRAL_TYPES, *_CHANNELWISE)
