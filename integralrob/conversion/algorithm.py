@@ -11,7 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .._checks import check_bool, describe
-from ..nn.continuous_weight import Sampling
+from ..nn.axes import Sampling
 from . import batchnorm
 from .build import build, slices_of
 from .check import Reference, find_fault, find_faults

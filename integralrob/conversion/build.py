@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..nn.continuous_weight import ContinuousWeight, Sampling
+from ..nn.axes import Axis, Sampling
+from ..nn.continuous_weight import ContinuousWeight
 from ..nn.layers import INTEGRAL_TYPES
-from ..nn.sampled import Axis, make_sampled
+from ..nn.sampled import make_sampled
 from ..partition import Concatenation, Partition, UniformPartition
 from .graph import ChannelGroup, ReportEntry
 from .model import Group, IntegralModel

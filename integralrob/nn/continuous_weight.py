@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .._checks import check_bool, check_choice, check_int, check_real, check_tensor, describe
+from .._checks import check_int, check_tensor, describe
 from ..ops._dtypes import arithmetic_dtype
-from ..ops.bands import PADDINGS, Band
+from ..ops.bands import Band
 from ..partition import Concatenation, Partition, UniformPartition
-from ..quadrature import Midpoint, Rule
+from .axes import Axis, Sampling, axis_band
 
 __all__ = ["MAX_UPSAMPLING", "ContinuousWeight", "Sampling", "check_dims", "check_size"]
 
@@ -24,43 +21,6 @@ MAX_UPSAMPLING = 64
 """Most points per control value. More would add nothing to a function that the control values fix, so that it can only
 be a mistake: one to find before a resize begins, as memory that runs out would leave some of a network's layers at the
 new sizes and others at the old ones."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How control values become a discrete weight.
-
-    Attributes:
-        kind: partition of an axis that is given none, see `integralrob.partition.UniformPartition`.
-        rule: quadrature on the input axis.
-        a: parameter of Keys' cubic kernel: -0.5 reproduces quadratics, -0.75 is that of `F.grid_sample`.
-        padding: "border", "zeros" or "reflection", see `integralrob.ops.cubic_band`.
-        antialias: widen the kernel where there are fewer points than control values.
-
-    Raises:
-        TypeError, ValueError: an attribute is not as above.
-
-    The defaults kept the most accuracy at small sizes in this project's experiments. The layers of the supplement of
-    "Integral Neural Networks" (CVPR 2023, listings 1 and 2) are:
-
-    >>> from integralrob.quadrature import Trapezoidal
-    >>> sampling = Sampling(kind="endpoints", rule=Trapezoidal(), a=-0.75, padding="zeros", antialias=False)
-    """
-
-    kind: str = "centered"
-    rule: Rule = field(default_factory=Midpoint)
-    a: float = -0.5
-    padding: str = "border"
-    antialias: bool = True
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, ("endpoints", "centered"))
-        if not isinstance(self.rule, Rule):
-            raise TypeError(f"rule: expected a quadrature rule, got {describe(self.rule)}")
-        if not math.isfinite(check_real("a", self.a)):
-            raise ValueError(f"a: expected a finite number, got {self.a}")
-        check_choice("padding", self.padding, PADDINGS)
-        check_bool("antialias", self.antialias)
 
 
 class ContinuousWeight(nn.Module):
@@ -107,7 +67,7 @@ class ContinuousWeight(nn.Module):
         *,
         input_dim: int | None = 1,
         blocks: Sequence[int] | None = None,
-        partitions: Sequence[Partition | Concatenation | None] | None = None,
+        partitions: Sequence[Axis | None] | None = None,
         sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
@@ -132,7 +92,7 @@ class ContinuousWeight(nn.Module):
             else _check_partition(f"partitions[{i}]", partition, nodes)
             for i, (partition, nodes) in enumerate(zip(given, self.nodes, strict=True))
         )
-        self.partitions = cast("Sequence[Partition | Concatenation]", modules)
+        self.partitions = cast("Sequence[Axis]", modules)
         self._bands: tuple[Band, ...] | None = None
         self._placed: tuple[Band, ...] = ()
         self._sizes_of_bands: list[tuple[int, ...]] = []
@@ -179,33 +139,10 @@ class ContinuousWeight(nn.Module):
         """The bands at the present sizes, float64, differentiable in the partitions."""
         # Tensors of a compiled graph, or of a mode such as FakeTensorMode, are not for layers outside of it.
         cached = not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
-        bands = []
-        for dim, nodes, partition in zip(self.dims, self.nodes, self.partitions, strict=True):
-            scaled = dim == self.input_dim
-            if isinstance(partition, Partition):
-                bands.append(self._band_of(partition, nodes, scaled, cached))
-            else:
-                bands.append(
-                    _concatenated(
-                        [
-                            _repeated(self._band_of(part, cast("int", part.nodes), scaled, cached), block)
-                            if isinstance(part, Partition)
-                            else _identity(part * block)
-                            for part, block in zip(partition.parts, partition.blocks, strict=True)
-                        ],
-                        [
-                            block * (cast("int", part.nodes) if isinstance(part, Partition) else part)
-                            for part, block in zip(partition.parts, partition.blocks, strict=True)
-                        ],
-                    )
-                )
-        return tuple(bands)
-
-    def _band_of(self, partition: Partition, nodes: int, scaled: bool, cached: bool) -> Band:
-        if cached and isinstance(partition, UniformPartition):
-            key = (partition.num_points, partition.kind, partition.nodes)
-            return _uniform_band(*key, size=nodes, scaled=scaled, sampling=self.sampling)
-        return _band(partition, partition(), nodes, scaled, self.sampling)
+        return tuple(
+            axis_band(partition, nodes, dim == self.input_dim, self.sampling, cached=cached)
+            for dim, nodes, partition in zip(self.dims, self.nodes, self.partitions, strict=True)
+        )
 
     def refresh(self) -> None:
         """Follows partitions that were resized from outside: builds the bands before the next forward pass needs them.
@@ -315,59 +252,6 @@ class ContinuousWeight(nn.Module):
         return f"ContinuousWeight(shape={self.shape}, dims={self.dims}, sizes={self.sizes})"
 
 
-def _band(partition: Partition, points: Tensor, size: int, scaled: bool, sampling: Sampling) -> Band:
-    """The band of an axis of `size` control values; `scaled` by the relative quadrature weights on an input axis."""
-    scale = None
-    if scaled:
-        lower, upper = partition.interval
-        scale = sampling.rule.weights(points, partition.interval) * (size / (upper - lower))
-        # What was meant to be 1, as at full size, is: a sample is then bit for bit the control values.
-        scale = torch.where((scale.detach() - 1).abs() <= 1e-12, scale + (1 - scale).detach(), scale)
-    return ops.cubic_band(points, size, scale, a=sampling.a, padding=sampling.padding, antialias=sampling.antialias)
-
-
-@functools.lru_cache(maxsize=4096)
-def _uniform_band(
-    num_points: int, kind: str, nodes: int | None, *, size: int, scaled: bool, sampling: Sampling
-) -> Band:
-    """`_band` of a uniform partition, on the CPU: the layers of a network have few different ones, and resize often."""
-    partition = UniformPartition(num_points, kind=kind, nodes=nodes)
-    with torch.no_grad(), torch.inference_mode(False):
-        return _band(partition, partition("cpu"), size, scaled, sampling)
-
-
-def _identity(size: int) -> Band:
-    """The band of an axis that stays as it is."""
-    return torch.arange(size), torch.ones(size, 1, dtype=torch.float64)
-
-
-def _repeated(band: Band, block: int) -> Band:
-    """The band of an axis of which each control value, and each point, is a block of so many entries."""
-    start, weight = band
-    inside = torch.arange(block, device=start.device)
-    spread = weight.new_zeros(*weight.shape, block)
-    spread[..., 0] = weight  # the same entry of the next block is `block` entries further on
-    spread = spread.flatten(1)[:, : (weight.shape[1] - 1) * block + 1]
-    return (start[:, None] * block + inside).flatten(), spread.repeat_interleave(block, 0)
-
-
-def _concatenated(bands: Sequence[Band], nodes: Sequence[int]) -> Band:
-    """The band of functions one behind the other, of so many control values each."""
-    size, taps = sum(nodes), max(weight.shape[1] for _, weight in bands)
-    device = max((weight.device for _, weight in bands), key=lambda device: device.type != "cpu")
-    starts, weights, first = [], [], 0
-    for (start, weight), count in zip(bands, nodes, strict=True):
-        start, weight = start.to(device) + first, weight.to(device)
-        # No tap may lie behind the axis: what would goes so many taps to the left, and its weights to the right.
-        moved = (start + taps - size).clamp(min=0)
-        column = torch.arange(taps, device=device) - moved[:, None]
-        padded = nn.functional.pad(weight, (0, taps - weight.shape[1]))
-        starts.append(start - moved)
-        weights.append(torch.where(column < 0, 0, padded.gather(1, column.clamp(min=0))))
-        first += count
-    return torch.cat(starts), torch.cat(weights)
-
-
 def _solve_axis(values: Tensor, dim: int, start: Tensor, weight: Tensor) -> Tensor:
     """The control values along `dim` whose samples through the band are `values`; `values` itself if they are equal."""
     if not weight.any(dim=1).all():
@@ -420,8 +304,8 @@ def _check_nodes(dim: int, size: int, block: Any) -> int:
     return int(size // block)
 
 
-def _check_partition(name: str, partition: Any, nodes: int) -> Partition | Concatenation:
-    if not isinstance(partition, (Partition, Concatenation)):
+def _check_partition(name: str, partition: Any, nodes: int) -> Axis:
+    if not isinstance(partition, Axis):
         raise TypeError(f"{name}: expected a Partition or None, got {describe(partition)}")
     optional = isinstance(partition, Partition) and partition.kind == "endpoints" and partition.nodes is None
     if partition.nodes != nodes and not optional:

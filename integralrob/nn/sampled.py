@@ -8,12 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..partition import Concatenation, Partition
+from .axes import Axis
 from .continuous_weight import ContinuousWeight
 
 __all__ = ["SampledModule", "SampledStatistics", "make_sampled"]
-
-Axis = Partition | Concatenation
 
 
 class SampledModule(nn.Module):
