@@ -3,12 +3,13 @@
 import copy
 import functools
 import pickle
+import time
 from collections import Counter
 
 import networks
 import pytest
 import torch
-from models import MLP, SRCNN, ResidualNet, converted, example, seeded
+from models import MLP, SRCNN, Block, ResidualNet, converted, example, seeded
 from torch import nn
 
 from integralrob.conversion import IntegralModel, convert
@@ -208,6 +209,35 @@ def test_compiles_to_one_graph(training):
     torch.testing.assert_close(torch.compile(integral, fullgraph=True, backend="eager")(x), eager(x))
     for name, value in eager.module.state_dict().items():
         torch.testing.assert_close(integral.module.state_dict()[name], value)
+
+
+def test_a_network_of_eleven_million_weights_takes_seconds():
+    """ResNet-18 in full width: what a quadratic loop in the graph, or a copy for each group, would make minutes of."""
+    blocks = [
+        Block(inputs, outputs, stride)
+        for inputs, outputs, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
+        for inputs, stride in ((inputs, stride), (outputs, 1))
+    ]
+    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)).eval()
+    assert 11.6e6 < sum(parameter.numel() for parameter in model.parameters()) < 11.8e6
+    start = time.process_time()
+    integral = convert(model, torch.randn(1, 3, 64, 64), progress=False)
+    assert time.process_time() - start < 6  # twice what it may take, as other work slows this down
+    assert [group.full_size for group in integral.groups.values()] == [
+        64,
+        64,
+        64,
+        128,
+        128,
+        128,
+        256,
+        256,
+        256,
+        512,
+        512,
+        512,
+    ]
 
 
 def test_torchs_own_transformer_layers():
