@@ -6,6 +6,7 @@ import copy
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -111,14 +112,14 @@ def convert(
         return find_fault(integral, reference, dict(traced.fusable), at_other_sizes=at_other_sizes)
 
     # Whatever the order will be: a random one shows whether the groups are what the network takes together.
-    generator = torch.Generator().manual_seed(0)
-    shuffled = {group.name: torch.randperm(group.full_size, generator=generator).tolist() for group in groups}
+    random = np.random.default_rng(0)
+    shuffled = {group.name: random.permutation(group.full_size) for group in groups}
     faults = find_faults(groups, lambda some: fault_of(build(fused, some, shuffled, sampling, []), at_other_sizes=True))
     report += [ReportEntry(name, name, reason) for name, reason in faults.items()]
     groups = [group for group in groups if group.name not in faults]
     bar = tqdm(groups, desc="ordering channels", unit="group", disable=not progress)
     orders = {
-        group.name: [*range(group.full_size)] if order is None else orderer(channel_distance(slices_of(fused, group)))
+        group.name: np.arange(group.full_size) if order is None else orderer(channel_distance(slices_of(fused, group)))
         for group in bar
     }
     integral = build(fused, groups, orders, sampling, report)

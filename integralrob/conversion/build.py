@@ -17,6 +17,7 @@ from ..nn.sampled import make_sampled
 from ..partition import Concatenation, Partition, UniformPartition
 from .graph import ChannelGroup, ReportEntry
 from .model import Group, IntegralModel
+from .ordering import Permutation
 from .tensors import Member, axis_size, channel_groups, owner_of, sizes_of, tensors_of
 
 __all__ = ["build", "slices_of"]
@@ -27,7 +28,7 @@ Carried = Sequence[tuple[Member, Group]]
 def build(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
-    orders: Mapping[str, Sequence[int]],
+    orders: Mapping[str, Permutation],
     sampling: Sampling,
     report: Sequence[ReportEntry],
 ) -> IntegralModel:

@@ -105,8 +105,8 @@ def _uniform_band(
 
 
 def _identity(size: int) -> Band:
-    """The band of an axis that stays as it is."""
-    return torch.arange(size), torch.ones(size, 1, dtype=torch.float64)
+    """The band of an axis that stays as it is, on the CPU."""
+    return torch.arange(size, device="cpu"), torch.ones(size, 1, dtype=torch.float64, device="cpu")
 
 
 def _repeated(band: Band, block: int) -> Band:
