@@ -21,7 +21,6 @@ if int(setuptools.__version__.split(".")[0]) < 77:  # older ones cannot read pyp
     )
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -46,7 +45,7 @@ def tool(name: str) -> str | None:
 
 
 class BuildNative(build_ext):
-    """`libintegralrob_*.so` into integralrob/_native: plain libraries of torch ops, not Python extension modules."""
+    """Into integralrob/_native: `libintegralrob_*.so`, plain libraries of torch ops, and the module of this Python."""
 
     def run(self) -> None:
         if os.environ.get("INTEGRALROB_NATIVE") == "0":
@@ -68,6 +67,7 @@ class BuildNative(build_ext):
             "-UINTEGRALROB_*",  # what is built does not depend on an earlier call's choices
             "-UCMAKE_CUDA_ARCHITECTURES",
             f"-DINTEGRALROB_TORCH={torch}",
+            f"-DPYTHON={sys.executable}",
             "-DCMAKE_BUILD_TYPE=Release",
         ]
         if ninja is not None:
@@ -83,15 +83,7 @@ class BuildNative(build_ext):
         return [str(path) for path in (Path(self.build_lib) / "integralrob" / "_native").glob("*.so")]
 
 
-class PlatformWheel(bdist_wheel):
-    """One wheel for every Python: the libraries use torch's stable ABI and not Python's."""
-
-    def get_tag(self) -> tuple[str, str, str]:
-        _, _, platform = super().get_tag()
-        return "py3", "none", platform
-
-
 setup(
     ext_modules=[Extension("integralrob._native", sources=[])],
-    cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
+    cmdclass={"build_ext": BuildNative},
 )

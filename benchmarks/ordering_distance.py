@@ -1,13 +1,15 @@
-"""Which distance between channels to order by: accuracy on digits after conversion, and after training over sizes.
+"""How to order channels: accuracy on digits after conversion, and after training over sizes.
 
 python -m benchmarks.ordering_distance --seeds 10 11 12 13
+python -m benchmarks.ordering_distance --converted --distances Euclidean --orders none two_opt shortest_path
 
-The networks, data and training are the demo's; only the distance differs. Prints the mean over the seeds.
+The networks, data and training are the demo's; only the distance and the order differ. Prints the mean over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from unittest import mock
 
@@ -54,7 +56,11 @@ def _curve(integral: IntegralModel, data: Split) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--distances", nargs="+", default=[""], help="parts of their names; all if none")
+    parser.add_argument("--orders", nargs="+", default=["shortest_path"], help="as of convert (%(default)s)")
+    parser.add_argument("--converted", action="store_true", help="without training over sizes")
+    options = parser.parse_args()
+    seeds = options.seeds
     torch.set_num_threads(1)
     data, settings = digit_images(), DigitsSettings()
     curves: dict[str, list[list[float]]] = {}
@@ -62,10 +68,15 @@ def main() -> None:
         generator = torch.Generator().manual_seed(seed)
         network = seeded(lambda: DigitsNet(settings.channels), seed)
         train(network, data, cross_entropy, settings.discrete, generator, title=f"seed {seed}: discrete")
-        for name, distance in DISTANCES.items():
-            with mock.patch("integralrob.conversion.algorithm.channel_distance", distance):
-                integral = convert(network, data.test_x[:4], progress=False)
+        for distance_name, order in itertools.product(DISTANCES, options.orders):
+            if not any(part in distance_name for part in options.distances):
+                continue
+            name = f"{distance_name} | {order}"
+            with mock.patch("integralrob.conversion.algorithm.channel_distance", DISTANCES[distance_name]):
+                integral = convert(network, data.test_x[:4], order=None if order == "none" else order, progress=False)
             curves.setdefault(f"converted | {name}", []).append(_curve(integral, data))
+            if options.converted:
+                continue
             train_over_sizes(
                 integral,
                 data,
@@ -79,7 +90,7 @@ def main() -> None:
             curves.setdefault(f"trained   | {name}", []).append(_curve(integral, data))
     print(f"mean accuracy in % of {len(seeds)} seeds at fractions {FRACTIONS}")
     for name, rows in sorted(curves.items()):
-        print(f"{name:62}", *(f"{value:6.1f}" for value in np.mean(rows, axis=0)))
+        print(f"{name:78}", *(f"{value:6.1f}" for value in np.mean(rows, axis=0)))
 
 
 if __name__ == "__main__":

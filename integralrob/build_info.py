@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .conversion.native_solver import module_path, solver_module
 from .ops._library import native_devices, native_path, native_problems
 
 
@@ -23,8 +24,10 @@ def build_info() -> dict[str, Any]:
         A dict of plain values:
 
         - ``integralrob``, ``torch``, ``python``: versions;
-        - ``libraries``: device type -> file of the native op library that is loaded;
-        - ``missing``: device type -> why its library is not loaded (the slow references run instead);
+        - ``libraries``: device type -> file of the native op library that is loaded; ``ordering`` -> file of the module
+          that orders channels;
+        - ``missing``: device type -> why its library is not loaded (the slow references run instead), ``ordering`` ->
+          why that module is not (2-opt runs instead);
         - ``instruction_set``: of the CPU kernels in use (``baseline``, ``avx2``, ``avx512``), None without the library;
         - ``threads``: ``torch.get_num_threads()``;
         - ``torch_cuda``: CUDA version that torch was built for, or None;
@@ -37,8 +40,13 @@ def build_info() -> dict[str, Any]:
     """
     from . import __version__
 
-    problems = native_problems()
+    problems = dict(native_problems())
     libraries = {device: str(native_path(device)) for device in native_devices() if device not in problems}
+    module = solver_module()
+    if isinstance(module, str):
+        problems["ordering"] = module
+    else:
+        libraries["ordering"] = str(module_path())
     architectures = None
     if "cuda" in libraries:
         architectures = _ask(libraries["cuda"], "integralrob_cuda_architectures").split()

@@ -8,12 +8,15 @@ Source: "Integral Neural Networks" (CVPR 2023), supplement, appendices A and C a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from integralrob._checks import check_choice, check_int, describe
 
-__all__ = ["Partition", "RandomSize", "TrainablePartition", "UniformPartition"]
+__all__ = ["Concatenation", "Partition", "RandomSize", "TrainablePartition", "UniformPartition"]
 
 
 class Partition(nn.Module):
@@ -133,6 +136,65 @@ class TrainablePartition(Partition):
         logits = (shares.clamp(min=torch.finfo(shares.dtype).tiny) * shares.numel()).log()
         self.logits = nn.Parameter(logits.to(self.logits.dtype), requires_grad=self.logits.requires_grad)
         self.num_points = num_points
+
+
+class Concatenation(nn.Module):
+    """Partitions one behind the other: an axis that carries several functions, as behind a `torch.cat` of channels.
+
+    Args:
+        parts: partitions with `nodes`, the same one any number of times; and numbers of entries that stay discrete.
+        blocks: one number per part (None: ones): each point of a partition stands for so many consecutive entries.
+
+    Raises:
+        TypeError, ValueError: no parts, or an argument that is not as above.
+
+    >>> axis = Concatenation([UniformPartition(8, kind="centered", nodes=8), 3])
+    >>> axis.parts[0].resize(4)
+    >>> axis.num_points, axis.nodes
+    (7, 11)
+    """
+
+    def __init__(self, parts: Sequence[Partition | int], blocks: Sequence[int] | None = None) -> None:
+        super().__init__()
+        if not isinstance(parts, Sequence) or not parts:
+            raise TypeError(f"parts: expected a sequence of partitions and ints, got {describe(parts)}")
+        for i, part in enumerate(parts):
+            if not isinstance(part, Partition):
+                check_int(f"parts[{i}]", part, 1)
+            elif part.nodes is None:
+                raise ValueError(f"parts[{i}]: expected a partition with nodes, got {part}")
+        if blocks is not None and (not isinstance(blocks, Sequence) or len(blocks) != len(parts)):
+            raise TypeError(f"blocks: expected one int for each of {len(parts)} parts, got {describe(blocks)}")
+        self.blocks = tuple(check_int(f"blocks[{i}]", block, 1) for i, block in enumerate(blocks or [1] * len(parts)))
+        self.partitions = nn.ModuleList(part for part in parts if isinstance(part, Partition))
+        self.discrete = tuple(None if isinstance(part, Partition) else part for part in parts)
+
+    @property
+    def parts(self) -> list[Partition | int]:
+        """The partitions, and the numbers of discrete entries."""
+        partitions = iter(cast("Sequence[Partition]", self.partitions))
+        return [next(partitions) if size is None else size for size in self.discrete]
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """Number of entries of each part."""
+        return self._entries(lambda partition: partition.num_points)
+
+    @property
+    def num_points(self) -> int:
+        """Number of entries of all parts."""
+        return sum(self.part_sizes)
+
+    @property
+    def nodes(self) -> int:
+        """Number of control values of all parts."""
+        return sum(self._entries(lambda partition: partition.nodes or 0))
+
+    def _entries(self, count: Callable[[Partition], int]) -> tuple[int, ...]:
+        return tuple(
+            block * (count(part) if isinstance(part, Partition) else part)
+            for part, block in zip(self.parts, self.blocks, strict=True)
+        )
 
 
 class RandomSize:

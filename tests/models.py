@@ -87,8 +87,9 @@ def seeded(network: type[nn.Module], seed: int = 0, **kwargs: object) -> nn.Modu
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.running_mean.normal_(0, 0.3)
                 module.running_var.uniform_(0.5, 2)
-                nn.init.normal_(module.weight, 1, 0.3)
-                nn.init.normal_(module.bias, 0, 0.3)
+                if module.affine:
+                    nn.init.normal_(module.weight, 1, 0.3)
+                    nn.init.normal_(module.bias, 0, 0.3)
     return model.eval()
 
 
@@ -193,6 +194,50 @@ class Masked(Awkward):
 
     def trunk(self, x: Tensor) -> Tensor:
         return F.relu(self.middle(self.mask * self.stem(x)))
+
+
+class Constant(Awkward):
+    """A constant that is the same for all channels, but has as many entries."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("offset", torch.ones(1, 8, 1, 1))
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return F.relu(self.middle(self.offset + self.stem(x)))
+
+
+class Summed(Awkward):
+    """A gate that is a sum over the channels: it would grow with their number."""
+
+    def trunk(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return F.relu(self.middle(x * x.sum(1, keepdim=True)))
+
+
+class Softmaxed(Awkward):
+    def trunk(self, x: Tensor) -> Tensor:
+        return F.relu(self.middle(self.stem(x).softmax(1)))
+
+
+class Strided(Awkward):
+    def __init__(self):
+        super().__init__()
+        self.middle = nn.Conv2d(4, 8, 3, padding=1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return F.relu(self.middle(self.stem(x)[:, ::2]))
+
+
+class Padded(Awkward):
+    """Empty channels, as a shortcut without weights adds them."""
+
+    def __init__(self):
+        super().__init__()
+        self.middle = nn.Conv2d(12, 8, 3, padding=1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return F.relu(self.middle(F.pad(self.stem(x), (0, 0, 0, 0, 2, 2))))
 
 
 class Shuffled(Awkward):

@@ -20,7 +20,7 @@ from integralrob.nn import (
     Sampling,
 )
 from integralrob.ops import reference
-from integralrob.partition import TrainablePartition, UniformPartition
+from integralrob.partition import Concatenation, TrainablePartition, UniformPartition
 
 RULES = [
     quadrature.Midpoint(), quadrature.Trapezoidal(), quadrature.Simpson(),
@@ -294,6 +294,78 @@ def test_bad_values():
     weight.resize((5, 5))
     with pytest.raises(ValueError, match=r"^weight: expected the partitions at full size \(6, 6\)"):
         weight.right_inverse(torch.zeros(6, 6))
+
+
+def _parts(kind: str) -> tuple[UniformPartition, TrainablePartition]:
+    return UniformPartition(8, kind=kind, nodes=8), TrainablePartition(6, kind=kind, nodes=6)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("kind", ["centered", "endpoints"])
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("sizes", [(8, 6), (4, 3), (2, 11), (13, 2)])
+def test_a_concatenation_is_sampled_part_by_part(antialias, kind, block, sizes):
+    a, b = _parts(kind)
+    sampling = Sampling(kind=kind, antialias=antialias)
+    values = torch.randn(3, 25 * block, 2, dtype=torch.float64)
+    whole = ContinuousWeight(
+        values.shape, (1,), blocks=[block], partitions=[Concatenation([a, 3, b, a])], sampling=sampling
+    )
+    a.resize(sizes[0])
+    b.resize(sizes[1])
+    pieces = []
+    for start, part in ((0, a), (8, None), (11, b), (17, a)):
+        piece = values[:, start * block : (start + (3 if part is None else part.nodes)) * block]
+        if part is not None:
+            piece = ContinuousWeight(piece.shape, (1,), blocks=[block], partitions=[part], sampling=sampling)(piece)
+        pieces.append(piece)
+    torch.testing.assert_close(whole(values), torch.cat(pieces, 1))
+    assert whole.sampled_shape == whole(values).shape
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_parts_of_a_concatenation_may_have_different_blocks(antialias):
+    a, b = _parts("centered")
+    sampling = Sampling(antialias=antialias)
+    values = torch.randn(3, 8 * 4 + 3 + 6, dtype=torch.float64)
+    whole = ContinuousWeight(values.shape, (1,), partitions=[Concatenation([a, 3, b], [4, 1, 1])], sampling=sampling)
+    assert torch.equal(whole(values), values)
+    a.resize(5)
+    b.resize(3)
+    first = ContinuousWeight((3, 32), (1,), blocks=[4], partitions=[a], sampling=sampling)(values[:, :32])
+    last = ContinuousWeight((3, 6), (1,), partitions=[b], sampling=sampling)(values[:, 35:])
+    torch.testing.assert_close(whole(values), torch.cat([first, values[:, 32:35], last], 1))
+
+
+def test_control_values_of_a_concatenation_are_found_again():
+    a, b = UniformPartition(8, nodes=8), UniformPartition(6, nodes=6)
+    sampling = Sampling("endpoints", quadrature.Trapezoidal())
+    weight = ContinuousWeight((3, 17), (1,), partitions=[Concatenation([a, b, 3])], sampling=sampling)
+    values = torch.randn(3, 17)
+    torch.testing.assert_close(weight(weight.right_inverse(values)), values)
+
+
+def test_parts_that_change_places_are_noticed():
+    a, b = UniformPartition(8, nodes=8), UniformPartition(6, nodes=6)
+    weight = ContinuousWeight((14,), (0,), input_dim=None, partitions=[Concatenation([a, b])])
+    a.resize(5)
+    b.resize(4)
+    values = torch.randn(14)
+    weight(values)
+    a.resize(4)
+    b.resize(5)
+    expected = copy.deepcopy(weight)(values)
+    assert torch.equal(weight(values), expected)
+
+
+def test_bad_concatenated_axes():
+    a = UniformPartition(8, nodes=8)
+    with pytest.raises(ValueError, match=r"^partitions\[0\]: expected a partition with nodes=12"):
+        ContinuousWeight((12,), (0,), partitions=[Concatenation([a, 3])])
+    weight = ContinuousWeight((11,), (0,), partitions=[Concatenation([a, 3])])
+    with pytest.raises(ValueError, match=r"^sizes\[0\]: expected None where parts are concatenated"):
+        weight.resize([5])
+    assert weight.sizes == (11,)
 
 
 # -------------------------------------------------------------------------------------------------------------- layers

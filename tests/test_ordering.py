@@ -1,5 +1,15 @@
+import contextlib
 import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +17,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from integralrob.conversion.ordering import _nearest_neighbours, channel_distance, path_length, resolve_order, two_opt
+import integralrob as ir
+from integralrob.conversion.native_solver import solver_module
+from integralrob.conversion.ordering import (
+    _nearest_neighbours,
+    _start,
+    channel_distance,
+    path_length,
+    resolve_order,
+    shortest_path,
+    two_opt,
+)
+
+PACKAGE = Path(ir.__file__).parent
+SOLVERS = [shortest_path, two_opt]
 
 
 def random_distance(size: int, seed: int, features: int = 4) -> np.ndarray:
@@ -42,11 +65,12 @@ def test_is_close_to_the_brute_force_optimum(size, seed):
     assert optimum * (1 - 1e-12) <= length <= 1.5 * optimum
 
 
+@pytest.mark.parametrize("solve", SOLVERS)
 @given(points=st.lists(st.integers(-1000, 1000), min_size=2, max_size=40, unique=True))
 @settings(max_examples=50, deadline=None)
-def test_points_on_a_line_are_sorted(points):
+def test_points_on_a_line_are_sorted(solve, points):
     points = np.array(points, dtype=np.float64)
-    ordered = points[two_opt(np.abs(points[:, None] - points))]
+    ordered = points[solve(np.abs(points[:, None] - points))]
     assert np.all(np.diff(ordered) > 0) or np.all(np.diff(ordered) < 0)
 
 
@@ -58,16 +82,33 @@ def test_counts_the_end_edges_of_an_open_path_correctly():
     assert path_length(distance, two_opt(distance)) == pytest.approx(10 * 2 * np.sin(np.pi / 12), rel=1e-12)
 
 
-def test_is_deterministic_and_leaves_its_argument_alone():
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_is_deterministic_and_leaves_its_argument_alone(solve):
     distance = random_distance(40, 3)
     before = distance.copy()
-    assert np.array_equal(two_opt(distance), two_opt(distance))
+    assert np.array_equal(solve(distance), solve(distance))
     assert np.array_equal(distance, before)
 
 
-def test_ends_with_ties():
-    assert sorted(two_opt(np.ones((30, 30)) - np.eye(30))) == list(range(30))
-    assert two_opt(np.zeros((5, 5))).tolist() == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_ends_with_ties(solve):
+    assert sorted(solve(np.ones((30, 30)) - np.eye(30))) == list(range(30))
+    assert sorted(solve(np.zeros((12, 12)))) == list(range(12))
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+@pytest.mark.parametrize("size", range(4))
+def test_few_channels(solve, size):
+    path = solve(random_distance(size, 0))
+    assert path.dtype == np.int64
+    assert sorted(path) == list(range(size))
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_duplicates_stay_together(solve):
+    points = np.random.default_rng(5).permutation(np.repeat(np.arange(8.0), 5))
+    path = solve(np.abs(points[:, None] - points))
+    assert np.sum(np.diff(points[path]) != 0) == 7
 
 
 def test_orders_256_channels_in_under_a_second():
@@ -78,6 +119,285 @@ def test_orders_256_channels_in_under_a_second():
         two_opt(distance)
         seconds.append(time.perf_counter() - begin)
     assert min(seconds) < 1.0
+
+
+# ------------------------------------------------------------------------------------------------------ native solver
+
+
+@given(size=st.integers(0, 8), seed=st.integers(0, 10_000), ties=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_path_of_few_channels_is_the_shortest(size, seed, ties):
+    distance = random_distance(size, seed)
+    if ties:
+        distance = np.round(distance)
+    ends = np.array(list(itertools.permutations(range(size))), dtype=np.int64)
+    optimum = distance[ends[:, :-1], ends[:, 1:]].sum(1).min()
+    assert path_length(distance, shortest_path(distance)) <= optimum * (1 + 1e-12)
+
+
+@given(size=st.integers(3, 120), features=st.integers(1, 60), seed=st.integers(0, 10_000))
+@settings(max_examples=300, deadline=None)
+def test_is_never_longer_than_two_opt_from_the_same_start(size, features, seed):
+    distance = random_distance(size, seed, features)
+    path = shortest_path(distance, kicks=0)
+    assert sorted(path) == list(range(size))
+    assert path_length(distance, path) <= path_length(distance, two_opt(distance)) * (1 + 1e-12)
+
+
+def test_the_search_is_worth_its_time():
+    lengths = {}
+    for name, solve in (
+        ("two_opt", two_opt),
+        ("descent", lambda distance: shortest_path(distance, kicks=0)),
+        ("search", shortest_path),
+    ):
+        lengths[name] = sum(path_length(d, solve(d)) for d in (random_distance(150, seed) for seed in range(4)))
+    assert lengths["search"] < 0.99 * lengths["descent"] < 0.99 * lengths["two_opt"]
+
+
+def test_the_seed_decides():
+    distance = random_distance(300, 0)
+    paths = [shortest_path(distance, seed=seed, kicks=200).tolist() for seed in (0, 0, 1, (1 << 64) - 1)]
+    assert paths[0] == paths[1]
+    assert paths[0] != paths[2] != paths[3]
+
+
+def test_any_layout_and_real_type_will_do():
+    distance = np.round(100 * random_distance(30, 0))
+    expected = shortest_path(distance).tolist()
+    wide = np.zeros((60, 60))
+    wide[::2, ::2] = distance
+    for same in (wide[::2, ::2], np.asfortranarray(distance), distance.astype(np.float32), distance.astype(np.int32)):
+        assert shortest_path(same).tolist() == expected
+    # Rounding: the mean of both triangles is taken.
+    skew = np.triu(np.full((30, 30), 1e-7), 1)
+    assert shortest_path(distance + skew - skew.T).tolist() == expected
+
+
+def with_entry(i, j, value):
+    distance = random_distance(5, 0)
+    distance[i, j] = value
+    return distance
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "distance"),
+    [
+        (ValueError, r"a square matrix, got an array of shape \(2, 3\)", np.zeros((2, 3))),
+        (ValueError, r"a square matrix, got an array of shape \(4,\)", np.zeros(4)),
+        (ValueError, r"finite numbers, got nan at \[1, 2\]", with_entry(1, 2, np.nan)),
+        (ValueError, r"finite numbers, got inf at \[3, 0\]", with_entry(3, 0, np.inf)),
+        (ValueError, r"no negative numbers, got -1.0 at \[4, 1\]", with_entry(4, 1, -1)),
+        (ValueError, r"a symmetric matrix, got 9.0 at \[0, 1\] and .* at \[1, 0\]", with_entry(0, 1, 9)),
+        (TypeError, r"real numbers, got one of complex128", np.zeros((2, 2), dtype=complex)),
+        (TypeError, r"real numbers, got one of <U1", [["a"]]),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_bad_distances(error, message, distance):
+    with pytest.raises(error, match=rf"^distance: expected .*{message}"):
+        shortest_path(distance)
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "value"),
+    [
+        (ValueError, "seed", -1),
+        (ValueError, "seed", 1 << 64),
+        (TypeError, "seed", 1.5),
+        (ValueError, "kicks", -1),
+        (TypeError, "stall", True),
+        (ValueError, "time_limit", -0.1),
+        (ValueError, "time_limit", math.nan),
+        (TypeError, "progress", 1),
+    ],
+)
+def test_bad_options(error, name, value):
+    with pytest.raises(error, match=f"^{name}: expected"):
+        shortest_path(random_distance(5, 0), **{name: value})
+
+
+def test_the_module_takes_nothing_on_trust():
+    options = {"seed": 0, "kicks": 10, "stall": 10, "seconds": math.inf, "progress": None}
+    distance = random_distance(4, 0)
+    for start in ([0, 1, 2], [0, 1, 2, 4], [0, 1, 1, 2], [-1, 0, 1, 2], [[0, 1, 2, 3]]):
+        with pytest.raises(ValueError, match=r"^start: expected a permutation"):
+            solver_module().shortest_path(distance, np.array(start), **options)
+    with pytest.raises(ValueError, match=r"^distance: expected a square matrix"):
+        solver_module().shortest_path(distance[:3], np.arange(4), **options)
+
+
+def test_limits_end_the_search():
+    distance = random_distance(200, 1)
+    for name, limits in (("kicks", {"stall": 1 << 80}), ("stall", {"kicks": 1 << 80})):
+        few, many = (path_length(distance, shortest_path(distance, **limits, **{name: n})) for n in (0, 1000))
+        assert many < few
+    begin = time.perf_counter()
+    path = shortest_path(distance, kicks=1 << 80, stall=1 << 80, time_limit=0.2)
+    assert 0.2 <= time.perf_counter() - begin < 10
+    assert sorted(path) == list(range(200))
+    # Before anything was tried.
+    assert shortest_path(distance, time_limit=0).tolist() == _start(distance).tolist()
+
+
+FOR_EVER = {"kicks": 1 << 80, "stall": 1 << 80}
+
+
+def test_progress_tells_of_time_and_length():
+    distance = random_distance(150, 2)
+    told = []
+    path = shortest_path(distance, **FOR_EVER, time_limit=1.0, progress=lambda *news: told.append(news))
+    seconds, lengths = np.array(told).T
+    assert 3 <= len(told) <= 10
+    assert np.diff(seconds).min() >= 0.1
+    assert np.all(np.diff(lengths) <= 0)
+    assert lengths[0] == pytest.approx(path_length(distance, _start(distance)))
+    assert path_length(distance, path) <= lengths[-1] * (1 + 1e-9)
+
+
+def test_an_error_in_progress_is_the_callers():
+    def fail(seconds, length):
+        raise KeyError("progress")
+
+    with pytest.raises(KeyError, match="progress"):
+        shortest_path(random_distance(50, 0), progress=fail)
+
+
+def test_other_threads_run_meanwhile():
+    distance = random_distance(150, 0)
+    searching, enough = threading.Event(), threading.Event()
+
+    def progress(seconds, length):
+        searching.set()
+        if enough.is_set():
+            raise StopIteration
+
+    def search():
+        with contextlib.suppress(StopIteration):
+            shortest_path(distance, **FOR_EVER, progress=progress)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    assert searching.wait(10)
+    begin, begin_running = time.perf_counter(), time.thread_time()
+    while time.perf_counter() - begin < 0.2:
+        pass
+    running = time.thread_time() - begin_running
+    assert thread.is_alive()
+    enough.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    # If the search kept the GIL, this thread would have it for a switch interval of 5 ms after each call of `progress`.
+    assert running > 0.05
+
+
+INTERRUPTED = """
+import json, os, signal, sys, warnings
+import numpy as np
+from integralrob.conversion.ordering import _start, path_length, shortest_path
+
+points = np.random.default_rng(0).normal(size=(300, 4))
+distance = np.linalg.norm(points[:, None] - points, axis=-1)
+told = []
+
+def progress(seconds, length):
+    told.append(length)
+    if len(told) == 3:
+        print("searching", flush=True)
+
+if "silent" in sys.argv:
+    print("searching", flush=True)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    path = shortest_path(distance, kicks=1 << 80, stall=1 << 80, progress=progress if "progress" in sys.argv else None)
+result = {
+    "sorted": sorted(path.tolist()) == list(range(300)),
+    "length": path_length(distance, path), "start": path_length(distance, _start(distance)),
+    "warnings": [[w.category.__name__, str(w.message), w.filename] for w in caught],
+}
+
+def handler(*_):
+    raise TimeoutError("from a handler")
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    shortest_path(distance, kicks=1 << 80, stall=1 << 80)
+except TimeoutError as error:
+    result["raised"] = str(error)
+print(json.dumps(result))
+"""
+
+
+@pytest.mark.parametrize("way", ["progress", "silent"])
+def test_ctrl_c_returns_the_best_so_far(way):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, way],
+        cwd=PACKAGE.parent,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "searching\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    result = json.loads(out.splitlines()[-1])
+    assert process.returncode == 0
+    assert result["sorted"]
+    assert result["length"] < 0.95 * result["start"]
+    ((category, message, file),) = result["warnings"]
+    assert (category, file) == ("RuntimeWarning", "<string>")
+    assert message == "the ordering of channels was stopped by Ctrl-C: it is the best found so far"
+    assert result["raised"] == "from a handler"
+
+
+WITHOUT_SOLVER = """
+import json, warnings
+import numpy as np
+import integralrob as ir
+from integralrob.conversion.ordering import shortest_path, two_opt
+
+points = np.random.default_rng(0).normal(size=(60, 4))
+distance = np.linalg.norm(points[:, None] - points, axis=-1)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    paths = [shortest_path(distance).tolist(), shortest_path(distance, seed=1).tolist(), two_opt(distance).tolist()]
+info = ir.build_info()
+print(json.dumps({
+    "file": ir.__file__, "paths": paths, "missing": info["missing"].get("ordering"), "libraries": info["libraries"],
+    "warnings": [[w.category.__name__, str(w.message), w.filename] for w in caught],
+}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [("missing", r"is not built (build it with: pip"), ("broken", "could not be loaded: ")]
+)
+def test_without_the_native_solver_two_opt_runs_and_one_warning_says_why(tmp_path, state, reason):
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    native = tmp_path / PACKAGE.name / "_native"
+    native.mkdir(exist_ok=True)
+    file = Path(ir.build_info()["libraries"]["ordering"])
+    if state == "broken":
+        (native / file.name).write_text("not a library")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment.pop("INTEGRALROB_NATIVE_DIRECTORY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SOLVER], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert Path(result["file"]).is_relative_to(tmp_path)
+    assert result["paths"][0] == result["paths"][1] == result["paths"][2]
+    ((category, message, where),) = result["warnings"]
+    assert (category, where) == ("RuntimeWarning", "<string>")
+    assert f"by 2-opt, which finds longer paths than its native solver: {file.name} {reason}" in message
+    assert f"{file.name} {reason}" in result["missing"]
+    assert "ordering" not in result["libraries"]
+
+
+# ---------------------------------------------------------------------------------------------------------- distances
 
 
 def test_channel_distance_is_euclidean_over_all_tensors():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import integralrob as ir
 
+Concatenation = ir.partition.Concatenation
 RandomSize = ir.partition.RandomSize
 TrainablePartition = ir.partition.TrainablePartition
 UniformPartition = ir.partition.UniformPartition
@@ -366,3 +367,49 @@ def test_random_size_repr():
 def test_bad_random_size(arguments, error, message):
     with pytest.raises(error, match=message):
         RandomSize(**arguments)
+
+
+# ------------------------------------------------------------------------------------------------------ concatenations
+
+
+def test_a_concatenation_has_the_points_of_its_parts():
+    a, b = UniformPartition(8, nodes=8), TrainablePartition(6, kind="centered", nodes=6)
+    axis = Concatenation([a, 3, b, a])
+    assert (axis.num_points, axis.nodes, axis.part_sizes) == (25, 25, (8, 3, 6, 8))
+    a.resize(4)
+    b.resize(9)
+    assert (axis.num_points, axis.nodes, axis.part_sizes) == (20, 25, (4, 3, 9, 4))
+    assert axis.parts[0] is axis.parts[3] is a
+    assert len(list(axis.parameters())) == 1
+    for clone in (copy.deepcopy(axis), pickle.loads(pickle.dumps(axis))):
+        clone.parts[0].resize(8)
+        assert (clone.part_sizes, axis.part_sizes) == ((8, 3, 9, 8), (4, 3, 9, 4))
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "parts"),
+    [
+        (TypeError, "parts", []),
+        (TypeError, "parts", None),
+        (TypeError, r"parts\[1\]", [2, None]),
+        (TypeError, r"parts\[0\]", [True]),
+        (ValueError, r"parts\[0\]", [0]),
+        (ValueError, r"parts\[1\]", [2, UniformPartition(4)]),
+    ],
+)
+def test_bad_concatenations(error, name, parts):
+    with pytest.raises(error, match=rf"^{name}: expected"):
+        Concatenation(parts)
+
+
+@pytest.mark.parametrize(("error", "blocks"), [(TypeError, [1]), (TypeError, 2), (ValueError, [1, 0])])
+def test_bad_blocks_of_concatenations(error, blocks):
+    with pytest.raises(error, match=r"^blocks.*: expected"):
+        Concatenation([2, 3], blocks)
+
+
+def test_blocks_multiply_the_entries():
+    a = UniformPartition(8, nodes=8)
+    axis = Concatenation([a, 3], [4, 1])
+    a.resize(5)
+    assert (axis.part_sizes, axis.num_points, axis.nodes) == ((20, 3), 23, 35)

@@ -41,8 +41,8 @@ build() {
   local gpu torch
   gpu=$("$python" -c "import torch; print('%d%d' % torch.cuda.get_device_capability())") || return
   torch=$("$python" -c "import os, torch; print(os.path.dirname(torch.__file__))") || return
-  cmake -S . -B build/native -G Ninja "-DINTEGRALROB_TORCH=$torch" -DCMAKE_BUILD_TYPE=Release -DINTEGRALROB_CUDA=on \
-    -DINTEGRALROB_TESTS=ON "-DCMAKE_CUDA_ARCHITECTURES=$gpu-real" &&
+  cmake -S . -B build/native -G Ninja "-DINTEGRALROB_TORCH=$torch" "-DPYTHON=$(command -v "$python")" \
+    -DCMAKE_BUILD_TYPE=Release -DINTEGRALROB_CUDA=on -DINTEGRALROB_TESTS=ON "-DCMAKE_CUDA_ARCHITECTURES=$gpu-real" &&
     cmake --build build/native --parallel &&
     cmake --install build/native --prefix integralrob/_native
 }

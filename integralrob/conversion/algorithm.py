@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Collection
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from .._checks import check_bool, describe
-from ..nn.continuous_weight import Sampling
-from ..nn.layers import INTEGRAL_TYPES, Discrete
-from ..partition import UniformPartition
+from ..nn.axes import Sampling
 from . import batchnorm
-from .check import find_fault
-from .example import outputs_of
-from .graph import ChannelGroup, Member, ReportEntry, Traced, trace
-from .model import Group, IntegralModel
-from .ordering import Order, Permutation, channel_distance, resolve_order
+from .build import build, slices_of
+from .check import Reference, find_fault, find_faults
+from .graph import ChannelGroup, ReportEntry, Traced, trace
+from .model import IntegralModel
+from .ordering import Order, channel_distance, resolve_order
 
 __all__ = ["convert"]
 
@@ -29,7 +28,7 @@ def convert(
     model: nn.Module,
     example_inputs: Any,
     *,
-    order: str | Order | None = "two_opt",
+    order: str | Order | None = "shortest_path",
     fuse_bn: bool = True,
     dims: Collection[str] | None = None,
     sampling: Sampling | None = None,
@@ -37,21 +36,26 @@ def convert(
 ) -> IntegralModel:
     """Turns a trained network into one that can be sampled at any size, and at full size computes the same.
 
-    The groups of connected channels come from torch-pruning's dependency graph: an output axis, what is added to it,
-    and the input axes that read it, through flattening too. The channels of each group are put in an order in which
-    neighbours are alike; then linear and convolution layers become integral layers. Input channels and outputs stay
-    discrete, and so does every group with something in it that has no integral form: see `IntegralModel.report`.
+    The network is run once, and its channels are followed from the layers that make them through what is between
+    layers (sums, concatenations, splits, flattenings, permuted dims, pixel shuffles, ...) to the layers that read them.
+    Channels that must be reordered and resized together are a group; each branch of a concatenation has its own. The
+    channels of each group are put in an order in which neighbours are alike. Then the tensors that carry them become
+    functions: those of linear and convolution layers (grouped, depthwise and transposed ones too), embeddings, norms,
+    PReLU, and parameters outside of layers. Input channels and outputs stay discrete, and so does every group with
+    something in it that has no integral form, such as the heads of an attention: see `IntegralModel.report`.
 
     Args:
         model: left as it is.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. The groups
             are traced, and the result is checked, on it; a small one will do.
-        order: "two_opt"; None to keep the order; or a function from the distance matrix (NumPy, float64 ``[S, S]``) to
-            a permutation (position -> channel).
-        fuse_bn: fuse batch norms into the layer before them, in their evaluation form, as the supplement does. Groups
-            with a batch norm left in them stay discrete.
+        order: "shortest_path", the shortest that an iterated local search finds; "two_opt", the classic method, faster
+            and longer; None to keep the order; or a function from the distance matrix (NumPy, float64 ``[S, S]``) to a
+            permutation (position -> channel). Ctrl-C ends the search for a group's path, and the best so far is taken.
+        fuse_bn: fuse batch norms into the layer before them, where there is one, in their evaluation form, as the
+            supplement does. Others are sampled along with the channels, and their running statistics too, which go on
+            being updated in training: see `integralrob.nn.sampled.SampledStatistics`.
         dims: names of the groups to convert, or None for all that can be. A group has the name of the first layer that
-            produces its channels.
+            produces its channels, with the first and last of its entries in brackets if others are in other groups.
         sampling: kernel, partition, antialiasing and quadrature of all layers; see `integralrob.nn.Sampling`.
         progress: show a progress bar.
 
@@ -62,8 +66,11 @@ def convert(
         TypeError, ValueError: an argument is not as above, an unknown name in `dims`, weights that are not finite
                 or were made in inference mode.
         RuntimeError: the model cannot be traced; or the outputs at full size differ from the model's, on the example
-            in evaluation mode, by more than 1e-4 relative to the largest output (64 ε of the dtype where that is more).
-            The message names the first layer where they part.
+            in evaluation mode, by more than 1e-5 of the largest output (float64: 1e-10, other dtypes: 64 ε), and by
+            more than the model's own rounding explains. The message names the first layer where they part.
+
+    Before, the groups are put in a random order and resized, on copies: those with which the outputs change at full
+    size, or which do not run at another size, or compute something else there than their discretisation, stay discrete.
 
     Complexity: for a group of `S` channels ``O(S²)`` times the weights of one channel, and the ordering's cost.
 
@@ -94,30 +101,32 @@ def convert(
         if not parameter.isfinite().all():
             raise ValueError(f"model: expected finite weights, got NaN or infinity in {name!r}")
 
-    reference = outputs_of(copy.deepcopy(model).eval(), example_inputs)
+    reference = Reference(model, example_inputs)
     traced = trace(model, example_inputs, fuse_bn=fuse_bn)
     groups, report = _select(traced, dims)
     fused = copy.deepcopy(model)
     for producer, norm in traced.fusable:
         batchnorm.fuse(fused, producer, norm)
+    sampling = sampling or Sampling()
+
+    def fault_of(integral: IntegralModel, *, at_other_sizes: bool) -> str | None:
+        return find_fault(integral, reference, dict(traced.fusable), at_other_sizes=at_other_sizes)
+
+    # Whatever the order will be: a random one shows whether the groups are what the network takes together.
+    random = np.random.default_rng(0)
+    shuffled = {group.name: random.permutation(group.full_size) for group in groups}
+    faults = find_faults(groups, lambda some: fault_of(build(fused, some, shuffled, sampling, []), at_other_sizes=True))
+    report += [ReportEntry(name, name, reason) for name, reason in faults.items()]
+    groups = [group for group in groups if group.name not in faults]
     bar = tqdm(groups, desc="ordering channels", unit="group", disable=not progress)
-    orders = {group.name: orderer(channel_distance(_slices(fused, group))) for group in bar}
-
-    def build(groups: Sequence[ChannelGroup]) -> IntegralModel:
-        return _build(fused, groups, orders, sampling or Sampling(), report)
-
-    def fault(integral: IntegralModel) -> str | None:
-        return find_fault(model, integral, example_inputs, reference, dict(traced.fusable))
-
-    integral = build(groups)
-    if fault(integral):
-        # The graph does not tell whose fault it is. A group that works alone stays, the others become discrete again.
-        faults = {group.name: fault(build([group])) for group in groups}
-        report += [ReportEntry(name, name, reason) for name, reason in faults.items() if reason]
-        integral = build([group for group in groups if not faults[group.name]])
-        remaining = fault(integral)
-        if remaining:
-            raise RuntimeError(f"model: the converted network {remaining}")
+    orders = {
+        group.name: np.arange(group.full_size) if order is None else orderer(channel_distance(slices_of(fused, group)))
+        for group in bar
+    }
+    integral = build(fused, groups, orders, sampling, report)
+    remaining = fault_of(copy.deepcopy(integral), at_other_sizes=False)
+    if remaining:
+        raise RuntimeError(f"model: the converted network {remaining}")
     return integral
 
 
@@ -134,65 +143,3 @@ def _select(traced: Traced, dims: Collection[str] | None) -> tuple[list[ChannelG
         ReportEntry(group.name, group.name, "is not in dims") for group in traced.groups if group.name not in dims
     ]
     return [group for group in traced.groups if group.name in dims], report
-
-
-def _layer(model: nn.Module, name: str) -> Discrete:
-    return cast("Discrete", model.get_submodule(name))
-
-
-def _by_channel(weight: Tensor, member: Member) -> Tensor:
-    """The weight with the member's axis split into channels and block: a view, channels at `member.dim`."""
-    return weight.unflatten(member.dim, (-1, member.block))
-
-
-def _slices(model: nn.Module, group: ChannelGroup) -> list[Tensor]:
-    """What each tensor of the group holds for each channel: tensors ``[S, F]``."""
-    slices = []
-    for member in group.members:
-        layer = _layer(model, member.layer)
-        slices.append(_by_channel(layer.weight, member).movedim(member.dim, 0).flatten(1))
-        if member.dim == 0 and layer.bias is not None:
-            slices.append(layer.bias.unsqueeze(1))
-    return slices
-
-
-def _build(
-    model: nn.Module,
-    groups: Sequence[ChannelGroup],
-    orders: Mapping[str, Permutation],
-    sampling: Sampling,
-    report: Sequence[ReportEntry],
-) -> IntegralModel:
-    """A copy of the model with the groups' channels permuted and their layers made continuous (lines 7 to 14)."""
-    model = copy.deepcopy(model)
-    continuous = []
-    axes: dict[str, list[tuple[Member, Group]]] = {}
-    for group in groups:
-        order = tuple(int(channel) for channel in orders[group.name])
-        partition = UniformPartition(group.full_size, kind=sampling.kind, nodes=group.full_size)
-        continuous.append(Group(group.name, group.full_size, group.members, order, partition))
-        for member in group.members:
-            axes.setdefault(member.layer, []).append((member, continuous[-1]))
-    for name, carried in axes.items():
-        layer = _layer(model, name)
-        for member, its_group in carried:
-            _permute_(layer, member, its_group.order)
-        carried.sort(key=lambda pair: pair[0].dim)
-        integral = INTEGRAL_TYPES[type(layer)].from_discrete(
-            layer,
-            dims=[member.dim for member, _ in carried],
-            blocks=[member.block for member, _ in carried],
-            partitions=[its_group.partition for _, its_group in carried],
-            sampling=sampling,
-        )
-        model.set_submodule(name, integral)
-    return IntegralModel(model, continuous, report)
-
-
-@torch.no_grad()
-def _permute_(layer: Discrete, member: Member, order: Sequence[int]) -> None:
-    index = torch.tensor(order, device=layer.weight.device)
-    weight = _by_channel(layer.weight, member).index_select(member.dim, index)
-    layer.weight.copy_(weight.flatten(member.dim, member.dim + 1))
-    if member.dim == 0 and layer.bias is not None:
-        layer.bias.copy_(layer.bias.index_select(0, index))

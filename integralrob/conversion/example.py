@@ -32,10 +32,14 @@ def call(model: nn.Module, example_inputs: Any, change: Callable[[Tensor], Tenso
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
-    """The floating-point outputs of the model."""
+def outputs_of(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """The floating-point outputs of the model; `dtype`: that of its floating-point inputs, None for what they have."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype, copy=True) if dtype and tensor.is_floating_point() else tensor.clone()
+
     with random_state_kept(model), _without_tf32():
-        return [tensor for tensor in tensors_in(call(model, example_inputs)) if tensor.is_floating_point()]
+        return [tensor for tensor in tensors_in(call(model, example_inputs, cast)) if tensor.is_floating_point()]
 
 
 @torch.no_grad()

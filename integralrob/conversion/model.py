@@ -15,9 +15,11 @@ from torch import nn
 from .._checks import check_int, check_real, describe
 from ..nn.continuous_weight import MAX_UPSAMPLING, check_size
 from ..nn.layers import IntegralLayer
+from ..nn.sampled import SampledModule
 from ..partition import Partition
-from .graph import Member, ReportEntry
+from .graph import ReportEntry
 from .ordering import check_permutation
+from .tensors import Member, owner_of
 
 __all__ = ["Group", "IntegralModel"]
 
@@ -98,7 +100,11 @@ class IntegralModel(nn.Module):
         for name, points in wanted.items():
             self.groups[name].partition.resize(points)
         for layer in {member.layer: None for name in wanted for member in self.groups[name].members}:
-            self.layer(layer).refresh()
+            integral = self.layer(layer)
+            if isinstance(integral, SampledModule):
+                integral.integral_refresh()
+            else:
+                integral.refresh()
 
     def _points(self, name: str, size: Any) -> int:
         if name not in self.groups:
@@ -155,12 +161,16 @@ class IntegralModel(nn.Module):
         for layer in self.module.modules():
             if isinstance(layer, IntegralLayer):
                 memo[id(layer)] = layer.discretize()
-        return copy.deepcopy(self.module, memo)
+        module = copy.deepcopy(self.module, memo)
+        for layer in module.modules():
+            if isinstance(layer, SampledModule):
+                layer.integral_discretize_()
+        return module
 
-    def layer(self, name: str) -> IntegralLayer:
-        """The integral layer of this qualified name, as in `Member.layer`."""
-        layer = self.module.get_submodule(name)
-        if not isinstance(layer, IntegralLayer):
+    def layer(self, name: str) -> IntegralLayer | SampledModule:
+        """The integral layer of this name, as in `Member.layer`; of a parameter's name, the module that owns it."""
+        layer, _ = owner_of(self.module, name)
+        if not isinstance(layer, (IntegralLayer, SampledModule)):
             raise ValueError(f"name: expected the name of an integral layer, got {name!r}")
         return layer
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .._checks import check_bool, check_choice, check_int, check_real, check_tensor, describe
+from .._checks import check_int, check_tensor, describe
 from ..ops._dtypes import arithmetic_dtype
-from ..ops.bands import PADDINGS, Band
-from ..partition import Partition, UniformPartition
-from ..quadrature import Midpoint, Rule
+from ..ops.bands import Band
+from ..partition import Concatenation, Partition, UniformPartition
+from .axes import Axis, Sampling, axis_band
 
 __all__ = ["MAX_UPSAMPLING", "ContinuousWeight", "Sampling", "check_dims", "check_size"]
 
@@ -24,43 +21,6 @@ MAX_UPSAMPLING = 64
 """Most points per control value. More would add nothing to a function that the control values fix, so that it can only
 be a mistake: one to find before a resize begins, as memory that runs out would leave some of a network's layers at the
 new sizes and others at the old ones."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How control values become a discrete weight.
-
-    Attributes:
-        kind: partition of an axis that is given none, see `integralrob.partition.UniformPartition`.
-        rule: quadrature on the input axis.
-        a: parameter of Keys' cubic kernel: -0.5 reproduces quadratics, -0.75 is that of `F.grid_sample`.
-        padding: "border", "zeros" or "reflection", see `integralrob.ops.cubic_band`.
-        antialias: widen the kernel where there are fewer points than control values.
-
-    Raises:
-        TypeError, ValueError: an attribute is not as above.
-
-    The defaults kept the most accuracy at small sizes in this project's experiments. The layers of the supplement of
-    "Integral Neural Networks" (CVPR 2023, listings 1 and 2) are:
-
-    >>> from integralrob.quadrature import Trapezoidal
-    >>> sampling = Sampling(kind="endpoints", rule=Trapezoidal(), a=-0.75, padding="zeros", antialias=False)
-    """
-
-    kind: str = "centered"
-    rule: Rule = field(default_factory=Midpoint)
-    a: float = -0.5
-    padding: str = "border"
-    antialias: bool = True
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, ("endpoints", "centered"))
-        if not isinstance(self.rule, Rule):
-            raise TypeError(f"rule: expected a quadrature rule, got {describe(self.rule)}")
-        if not math.isfinite(check_real("a", self.a)):
-            raise ValueError(f"a: expected a finite number, got {self.a}")
-        check_choice("padding", self.padding, PADDINGS)
-        check_bool("antialias", self.antialias)
 
 
 class ContinuousWeight(nn.Module):
@@ -80,7 +40,8 @@ class ContinuousWeight(nn.Module):
         blocks: one number ``b`` per entry of `dims` (None: ones): each control value of the dim stands for `b`
             consecutive discrete entries. A linear layer after the flattening of ``[C, H, W]`` has ``b = H · W``.
         partitions: one per entry of `dims`, or None for uniform ones of `sampling.kind` at full size. They may be
-            shared with other weights; a centered partition's `nodes` must be the dim's number of control values.
+            shared with other weights; a centered partition's `nodes` must be the dim's number of control values. With a
+            `Concatenation`, the dim holds one function behind the other, each sampled on its part.
         sampling: kernel, padding, antialiasing and quadrature rule.
 
     Raises:
@@ -106,7 +67,7 @@ class ContinuousWeight(nn.Module):
         *,
         input_dim: int | None = 1,
         blocks: Sequence[int] | None = None,
-        partitions: Sequence[Partition | None] | None = None,
+        partitions: Sequence[Axis | None] | None = None,
         sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
@@ -131,9 +92,10 @@ class ContinuousWeight(nn.Module):
             else _check_partition(f"partitions[{i}]", partition, nodes)
             for i, (partition, nodes) in enumerate(zip(given, self.nodes, strict=True))
         )
-        self.partitions = cast("Sequence[Partition]", modules)
+        self.partitions = cast("Sequence[Axis]", modules)
         self._bands: tuple[Band, ...] | None = None
         self._placed: tuple[Band, ...] = ()
+        self._sizes_of_bands: list[tuple[int, ...]] = []
         self.refresh()
 
     # ---------------------------------------------------------------------------------------------------------- sizes
@@ -163,8 +125,11 @@ class ContinuousWeight(nn.Module):
             None if size is None else check_size(f"sizes[{i}]", size, nodes)
             for i, (size, nodes) in enumerate(zip(given, self.nodes, strict=True))
         ]
+        for i, (partition, size) in enumerate(zip(self.partitions, wanted, strict=True)):
+            if size is not None and not isinstance(partition, Partition):
+                raise ValueError(f"sizes[{i}]: expected None where parts are concatenated (resize these), got {size}")
         for partition, size in zip(self.partitions, wanted, strict=True):
-            if size is not None:
+            if size is not None and isinstance(partition, Partition):
                 partition.resize(size)
         self.refresh()
 
@@ -174,15 +139,10 @@ class ContinuousWeight(nn.Module):
         """The bands at the present sizes, float64, differentiable in the partitions."""
         # Tensors of a compiled graph, or of a mode such as FakeTensorMode, are not for layers outside of it.
         cached = not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
-        bands = []
-        for dim, nodes, partition in zip(self.dims, self.nodes, self.partitions, strict=True):
-            scaled = dim == self.input_dim
-            if cached and isinstance(partition, UniformPartition):
-                key = (partition.num_points, partition.kind, partition.nodes)
-                bands.append(_uniform_band(*key, size=nodes, scaled=scaled, sampling=self.sampling))
-            else:
-                bands.append(_band(partition, partition(), nodes, scaled, self.sampling))
-        return tuple(bands)
+        return tuple(
+            axis_band(partition, nodes, dim == self.input_dim, self.sampling, cached=cached)
+            for dim, nodes, partition in zip(self.dims, self.nodes, self.partitions, strict=True)
+        )
 
     def refresh(self) -> None:
         """Follows partitions that were resized from outside: builds the bands before the next forward pass needs them.
@@ -195,12 +155,19 @@ class ContinuousWeight(nn.Module):
             return
         with torch.inference_mode(False), torch.no_grad():
             self._bands = self._build()
+        self._sizes_of_bands = self._part_sizes()
+
+    def _part_sizes(self) -> list[tuple[int, ...]]:
+        return [
+            partition.part_sizes if isinstance(partition, Concatenation) else (partition.num_points,)
+            for partition in self.partitions
+        ]
 
     def _bands_for(self, values: Tensor) -> tuple[Band, ...]:
         """The bands on the values' device, in the dtype in which they are sampled."""
         if self._bands is None:
             return tuple((start.to(values.device), weight.to(values.device)) for start, weight in self._build())
-        if tuple(start.shape[0] for start, _ in self._bands) != self.sizes:  # a shared partition was resized elsewhere
+        if self._sizes_of_bands != self._part_sizes():  # a shared partition was resized elsewhere
             self.refresh()
         device, dtype = values.device, arithmetic_dtype(values.dtype)
         if self._placed and self._placed[0][1].dtype == dtype and self._placed[0][1].device == device:
@@ -231,6 +198,19 @@ class ContinuousWeight(nn.Module):
         grid, positions = self._grid(self.nodes)
         sampled = ops.sample_with_bands(control_values.view(grid), self._bands_for(control_values), positions)
         return sampled.reshape(self.sampled_shape)
+
+    @torch.no_grad()
+    def spread_back(self, changes: Tensor) -> Tensor:
+        """Changes of samples as changes of one-dimensional control values: ``Bᵀr / |B|ᵀ1``, in float64.
+
+        Each control value changes by the mean of the changes of the samples that it is part of, weighted by its share
+        in them. At full size, where the samples are the control values, that is `changes`.
+        """
+        rows = changes.double().view(1, self.sizes[0], self.blocks[0])
+        ((start, weight),) = self._bands_for(rows)
+        share = ops.sample_1d_adjoint(torch.ones_like(rows[..., :1]), start, weight.abs(), self.nodes[0])
+        spread = ops.sample_1d_adjoint(rows, start, weight, self.nodes[0])
+        return (spread / share.clamp(min=torch.finfo(share.dtype).tiny)).reshape(self.shape)
 
     @torch.no_grad()
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -270,25 +250,6 @@ class ContinuousWeight(nn.Module):
 
     def __repr__(self) -> str:  # on one line: a network has many
         return f"ContinuousWeight(shape={self.shape}, dims={self.dims}, sizes={self.sizes})"
-
-
-def _band(partition: Partition, points: Tensor, size: int, scaled: bool, sampling: Sampling) -> Band:
-    """The band of an axis of `size` control values; `scaled` by the relative quadrature weights on an input axis."""
-    scale = None
-    if scaled:
-        lower, upper = partition.interval
-        scale = sampling.rule.weights(points, partition.interval) * (size / (upper - lower))
-    return ops.cubic_band(points, size, scale, a=sampling.a, padding=sampling.padding, antialias=sampling.antialias)
-
-
-@functools.lru_cache(maxsize=4096)
-def _uniform_band(
-    num_points: int, kind: str, nodes: int | None, *, size: int, scaled: bool, sampling: Sampling
-) -> Band:
-    """`_band` of a uniform partition, on the CPU: the layers of a network have few different ones, and resize often."""
-    partition = UniformPartition(num_points, kind=kind, nodes=nodes)
-    with torch.no_grad(), torch.inference_mode(False):
-        return _band(partition, partition("cpu"), size, scaled, sampling)
 
 
 def _solve_axis(values: Tensor, dim: int, start: Tensor, weight: Tensor) -> Tensor:
@@ -343,10 +304,11 @@ def _check_nodes(dim: int, size: int, block: Any) -> int:
     return int(size // block)
 
 
-def _check_partition(name: str, partition: Any, nodes: int) -> Partition:
-    if not isinstance(partition, Partition):
+def _check_partition(name: str, partition: Any, nodes: int) -> Axis:
+    if not isinstance(partition, Axis):
         raise TypeError(f"{name}: expected a Partition or None, got {describe(partition)}")
-    if partition.nodes != nodes and (partition.kind == "centered" or partition.nodes is not None):
+    optional = isinstance(partition, Partition) and partition.kind == "endpoints" and partition.nodes is None
+    if partition.nodes != nodes and not optional:
         raise ValueError(
             f"{name}: expected a partition with nodes={nodes}, the number of control values, got {partition}"
         )

@@ -12,7 +12,8 @@ from typing_extensions import Self
 
 from .._checks import describe
 from ..partition import Partition
-from .continuous_weight import ContinuousWeight, Sampling, check_dims, check_size
+from .axes import Sampling
+from .continuous_weight import ContinuousWeight, check_dims, check_size
 
 __all__ = ["IntegralConv1d", "IntegralConv2d", "IntegralConv3d", "IntegralLayer", "IntegralLinear", "has_hooks"]
 

@@ -58,11 +58,11 @@ def _warn_once(device: str, op: str | None) -> None:
     missing = "kernels" if op is None else f"kernel of {op}"
     reason = native_problems().get(device, f"this version has no {missing} for the device type {device!r}")
     warnings.warn(
-        f"integralrob runs its slow pure-torch reference: {reason}", RuntimeWarning, stacklevel=_users_stacklevel()
+        f"integralrob runs its slow pure-torch reference: {reason}", RuntimeWarning, stacklevel=users_stacklevel()
     )
 
 
-def _users_stacklevel() -> int:
+def users_stacklevel() -> int:
     """The `stacklevel` with which a warning of the calling function points at the user's line.
 
     How many frames of torch lie between depends on whether autograd is at work.
@@ -82,8 +82,8 @@ def refuse_forward_mode(name: str, *tensors: Tensor) -> None:
         )
 
 
-# Device type -> how its library is built.
-_BUILD = {
+# Device type -> how its library is built. That of the CPU brings the module that orders channels.
+BUILD = {
     "cpu": "build it with: pip install --no-build-isolation .",
     "cuda": "build it where nvcc is on the PATH, with: "
     "CMAKE_ARGS=-DINTEGRALROB_CUDA=on pip install --no-build-isolation .",
@@ -91,11 +91,15 @@ _BUILD = {
 
 
 def native_path(device: str) -> Path:
-    """Where the native library for a device type lies, if it is built.
+    """Where the native library for a device type lies, if it is built."""
+    return native_file(f"libintegralrob_{device}.so")
+
+
+def native_file(file: str) -> Path:
+    """Where a native file lies, if it is built.
 
     One in the folder that the environment variable ``INTEGRALROB_NATIVE_DIRECTORY`` names goes before the package's.
     """
-    file = f"libintegralrob_{device}.so"
     folder = os.environ.get("INTEGRALROB_NATIVE_DIRECTORY")
     if folder and (path := Path(folder).resolve() / file).exists():
         return path
@@ -117,7 +121,7 @@ def native_problems() -> dict[str, str]:
     for device in native_devices():
         path = native_path(device)
         if not path.exists():
-            problems[device] = f"{path.name} is not built ({_BUILD[device]})"
+            problems[device] = f"{path.name} is not built ({BUILD[device]})"
             continue
         try:
             torch.ops.load_library(path)
