@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent.parent / "tools" / "gpu.sh"
@@ -20,6 +21,13 @@ def test_every_step_runs_something_that_is_there() -> None:
     assert called < functions
     for path in re.findall(r"tests/test_\w+\.py", text):
         assert (SCRIPT.parent.parent / path).exists(), path
+    single = re.findall(r"(tests/test_\w+\.py)::\w+\[", text)
+    named = re.findall(r'"(tests/test_\w+\.py::.*\])"', text)
+    assert len(single) == len(named) > 0
+    # With the references they have the same names.
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", *set(single)]
+    collected = subprocess.run(collect, cwd=SCRIPT.parent.parent, capture_output=True, text=True, check=True).stdout
+    assert {name.replace("[cuda-", "[reference-") for name in named} <= set(collected.splitlines())
     steps = re.findall(r"step \w+ (\d+) ", text)
     assert len(steps) == 7
     assert min(map(int, steps)) > 0

@@ -331,7 +331,7 @@ class L2Search : public BallSearch {
   public:
     INTEGRALROB_INLINE L2Search(A eps, A largest)
         : BallSearch(1 / static_cast<double>(inverse_power(largest)), least(eps),
-                     square(eps, square_unit(eps)), 2 * kRounding<A>, 4 * kRounding<A>),
+                     square(eps, square_unit(eps)), kLeeway, 4 * kRounding<A>),
           unit_(inverse_power(largest)) {}
 
     INTEGRALROB_INLINE Factor<A> factor() const { return {unit_, at}; }
@@ -359,6 +359,9 @@ class L2Search : public BallSearch {
     static INTEGRALROB_INLINE double square(A x, double unit) { return (x * unit) * (x * unit); }
 
   private:
+    // Of the squared norm: a rounding of ε, of which squares of float64, rounded themselves, take a half.
+    static constexpr double kLeeway = (sizeof(A) == 4 ? 2 : 1) * kRounding<A>;
+
     A unit_;
 
     // Inside, with any number of entries of a size of up to 2 / unit; 0 where that is no normal number.

@@ -111,7 +111,8 @@ class InRegisters {
   public:
     using Piece = typename Row::Piece;
     static constexpr int64_t batches = 1;
-    static constexpr int kResident = 0;
+    // The compiler's own limit, 128 registers, is one number too low for float64.
+    static constexpr int kResident = sizeof(typename Piece::A) == 8 ? 1 : 0;
     static int64_t bytes_of_block(int64_t, int, int) { return 0; }
 
     template <typename Team>
