@@ -606,6 +606,27 @@ def test_in_place_takes_slices_and_transposes(
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_in_place_on_a_transpose_compiles_with_dynamic_shapes(norm: str, rng: torch.Generator) -> None:
+    g, c = torch.randn(6, 9, generator=rng), torch.rand(6, 9, generator=rng)
+    x_adv = torch.rand(9, 6, generator=rng).t()
+    step_ = getattr(ir.ops, f"{norm}_step_")
+    expected = getattr(ir.ops, f"{norm}_step")(x_adv, g, c, 0.5, 0.1)
+    compiled = torch.compile(lambda *given: step_(*given, 0.5, 0.1), fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled(x_adv, g, c)
+    assert torch.equal(x_adv, expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_radius_beyond_the_type_is_infinite(norm: str, rng: torch.Generator) -> None:
+    """Also where it becomes a tensor, because another argument is one."""
+    x, g = torch.rand(2, 5, generator=rng), torch.randn(2, 5, generator=rng)
+    step = getattr(ir.ops, f"{norm}_step")
+    expected = step(x, g, x, math.inf, 0.1)
+    for size in (0.1, torch.full((2,), 0.1)):
+        assert torch.equal(step(x, g, x, 1e39, size), expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_takes_what_it_was_given_into_no_graph(backend: Backend, norm: str, rng: torch.Generator) -> None:
     x_adv, grad, x, previous = (t.requires_grad_() for t in batch((2, 3), torch.float32, rng, backend.device))
     eps = torch.tensor([0.1, 0.2], device=backend.device, requires_grad=True)
@@ -686,6 +707,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"eps": -1e-9}, ValueError, "eps: expected a number of at least 0"),
     ({"eps": torch.tensor([0.1, -0.1])}, ValueError, "eps: expected values of at least 0"),
     ({"eps": torch.ones(4)}, ValueError, r"eps: expected a number or shape \[2\]"),
+    ({"eps": torch.ones(2).to(torch.float8_e4m3fn)}, TypeError, "eps: expected a tensor of ints or floats, got a"),
     ({"eps": torch.ones(2, device="meta")}, ValueError, "eps: expected it on cpu like the batch, got meta"),
     ({"step_size": -0.1}, ValueError, "step_size: expected a number of at least 0, got -0.1"),
     ({"step_size": math.nan}, ValueError, "step_size: expected a number of at least 0, got nan"),
@@ -727,6 +749,7 @@ BAD_K: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"k": "2"}, TypeError, "k: expected a number, got '2'"),
     ({"k": [1, 2]}, TypeError, "k: expected a number"),
     ({"k": torch.tensor([True, False])}, TypeError, "k: expected a tensor of ints or floats, got a torch.bool"),
+    ({"k": torch.ones(2, dtype=torch.uint16)}, TypeError, "k: expected a tensor of ints or floats, got a torch.uint16"),
     ({"k": torch.tensor([1, 4])}, ValueError, r"k: expected values from 1 to 3, got \[1, 4\]"),
     ({"k": torch.tensor(0)}, ValueError, "k: expected values from 1 to 3, got 0"),
     ({"k": torch.tensor([0.5, 1.5])}, ValueError, r"k: expected values from 0 to 1, got \[0.5, 1.5\]"),
