@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,49 +62,88 @@ def check_finite_per_sample(name: str, value: Any, x: Tensor) -> PerSample:
         if math.isinf(value):
             raise ValueError(f"{name}: expected a finite number, got {value}")
         return value
-    value = value.detach().to(arithmetic_dtype(x.dtype))
+    value = value.detach().to(arithmetic_dtype(x.dtype)).expand(len(x))
     if not ((value >= 0) & value.isfinite()).all():
         raise ValueError(f"{name}: expected finite numbers of at least 0, got {value.tolist()}")
     return value
 
 
-def check_step_options(norm: str, ball: Ball, k: Any, x: Tensor) -> dict[str, int | Tensor]:
-    """`k`, in counts, for the ball whose steps take it."""
+def check_k(norm: str, ball: Ball, k: Any, x: Tensor) -> int | Tensor | None:
+    """How many entries a step moves, in counts; None for a ball whose steps move all."""
     if ball.k is not None:
-        return {"k": check_kept(ball.k if k is None else k, x)}
+        k = check_kept(ball.k if k is None else k, x)
+        return k.expand(len(x)) if isinstance(k, Tensor) else k
     if k is not None:
         raise ValueError(f"k: expected None with norm={norm!r}, where all entries move, got {describe(k)}")
-    return {}
+    return None
+
+
+def check_index(index: Any, x: Tensor) -> Tensor:
+    """Int64 ``[B]``, which samples of their data set these are; None: the first B."""
+    if index is None:
+        return torch.arange(len(x), device=x.device)
+    check_tensor("index", index, floating=False)
+    if index.dtype != torch.int64 or index.shape != x.shape[:1]:
+        raise ValueError(f"index: expected a torch.int64 tensor of shape ({len(x)},), got {describe(index)}")
+    if index.device != x.device:
+        raise ValueError(f"index: expected a tensor on {x.device} like x, got one on {index.device}")
+    return index
 
 
 def check_generator(generator: Any, device: torch.device) -> None:
-    """None, or a generator for `device`."""
+    """None, or a generator for `device` or the CPU."""
     if generator is None:
         return
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {describe(generator)}")
-    if generator.device.type != device.type:
-        raise ValueError(f"generator: expected one for {device} like x, got one for {generator.device}")
+    if generator.device.type not in (device.type, "cpu"):
+        raise ValueError(f"generator: expected one for {device} like x, or for cpu, got one for {generator.device}")
 
 
-def check_logits(logits: Any, y: Tensor) -> None:
-    """Floating-point ``[B, K]`` with K ≥ 2, differentiable, and classes `y` below K."""
+def normalisation(mean: Any, std: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """``x [B, C, ...] -> (x - mean) / std``, each a number or one per channel ``[C]``; None: 0 and 1."""
+    if mean is None and std is None:
+        return lambda x: x
+    mean, std = (
+        _check_channels(name, default if value is None else value, x)
+        for name, value, default in (("mean", mean, 0.0), ("std", std, 1.0))
+    )
+    if not (std > 0).all():
+        raise ValueError(f"std: expected numbers above 0, got {std.flatten().tolist()}")
+    return lambda x: (x - mean) / std
+
+
+def _check_channels(name: str, value: Any, x: Tensor) -> Tensor:
+    try:
+        channels = torch.as_tensor(value, dtype=x.dtype, device=x.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected a number or one per channel, got {describe(value)}") from None
+    count = x.shape[1] if x.ndim > 1 else 1
+    if channels.ndim > 1 or channels.numel() not in (1, count):
+        raise ValueError(f"{name}: expected a number or {count} of them, one per channel, got {describe(value)}")
+    if not channels.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers, got {channels.tolist()}")
+    return channels.reshape(-1, *[1] * max(0, x.ndim - 2))
+
+
+def check_logits(logits: Any, y: Tensor, differentiable: bool) -> None:
+    """Floating-point ``[B, K]`` with K ≥ 2, and classes `y` below K."""
     check_tensor("model", logits)
     if logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         raise ValueError(f"model: expected logits of shape ({len(y)}, at least 2), got {describe(logits)}")
-    if not logits.requires_grad:
+    if differentiable and not logits.requires_grad:
         raise ValueError("model: expected logits that are differentiable in x, got a tensor without gradient")
     low, high = (value.item() for value in torch.aminmax(y))
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(f"y: expected class indices from 0 to {logits.shape[1] - 1}, got {low} to {high}")
 
 
-def check_losses(losses: Any, y: Tensor) -> None:
-    """Floating-point ``[B]``, differentiable."""
+def check_losses(losses: Any, y: Tensor, differentiable: bool) -> None:
+    """Floating-point ``[B]``."""
     check_tensor("loss", losses)
     if losses.shape != y.shape:
         raise ValueError(f"loss: expected one value per sample, shape ({len(y)},), got {describe(losses)}")
-    if not losses.requires_grad:
+    if differentiable and not losses.requires_grad:
         raise ValueError("loss: expected values that are differentiable in the logits, got a tensor without gradient")
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..ops import l1_step, l2_step, linf_step, project_l1, project_l2
+from ..ops import l1_step, l2_step, linf_step, project_l1, project_l2, project_linf
 from ..ops._arguments import Bounds
 from ..ops._dtypes import arithmetic_dtype
+from ._noise import Noise
 
 PerSample = float | Tensor
-RandomStart = Callable[[Tensor, PerSample, Bounds, torch.Generator | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,23 +23,88 @@ class Ball:
     `eps` and `step_size` are floats or one value per sample; rows are independent.
 
     Attributes:
-        step: ``(x_adv, grad, x, eps, step_size, *, bounds) -> x_adv``, a projected ascent step; in l1 with an argument
-            `k` for the number of entries that move.
-        random_start: ``(x, eps, bounds, generator) -> x_adv``, a random point of the ball inside the box.
-        norm: ``delta [B, ...] -> [B]``, the size of perturbations.
+        order: of the norm: 1, 2 or infinity.
+        step: ``(x_adv, grad, x, eps, step_size, *, bounds, momentum, previous) -> x_adv``, a projected ascent step; in
+            l1 with an argument `k` for the number of entries that move.
+        nearest: ``(delta, eps, *, center, bounds) -> delta``, the Euclidean projection on ball ∩ box.
         path: how many radii the steps of a run are long together, unless said otherwise.
+        far: so many radii along a gradient is a point whose projection is where its linear function is greatest. In l1
+            that rests on differences of entries, which have to be larger than a radius, and not lost to rounding.
         k: what `step` takes for it, unless said otherwise; None where it takes none.
     """
 
+    order: float
     step: Callable[..., Tensor]
-    random_start: RandomStart
-    norm: Callable[[Tensor], Tensor]
+    nearest: Callable[..., Tensor]
     path: float = 2.5
+    far: float = 2.0**60
     k: float | None = None
+
+    def norm(self, delta: Tensor) -> Tensor:
+        """``delta [B, ...] -> [B]``, the size of perturbations."""
+        return torch.linalg.vector_norm(delta.reshape(len(delta), delta.shape[1:].numel()), self.order, dim=1)
+
+    def project(self, delta: Tensor, x: Tensor, eps: PerSample, bounds: Bounds) -> Tensor:
+        """``x + δ``, where δ is the nearest to `delta`, of the arithmetic type of `x`, in ball ∩ box.
+
+        No rounding leaves the ball.
+        """
+        centre = x.to(delta.dtype)
+        delta = self.nearest(delta, eps, center=None if bounds is None else centre, bounds=bounds)
+        moved = (centre + delta).to(x.dtype)
+        beyond = (moved.to(delta.dtype) - centre).abs() > delta.abs()
+        moved = torch.where(beyond, torch.nextafter(moved, x), moved)
+        return moved if bounds is None else moved.clamp_(*bounds)
+
+    def steepest(self, grad: Tensor, x: Tensor, eps: PerSample, bounds: Bounds) -> Tensor:
+        """``x + δ`` with the δ in ball ∩ box for which ``grad · δ`` is greatest; NaN counts as 0."""
+        grad = grad.to(arithmetic_dtype(x.dtype)).nan_to_num()
+        size = grad.abs().reshape(len(x), -1).amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
+        return self.project(grad / per_row(size, x) * (self.far * per_row(eps, x)), x, eps, bounds)
+
+    def random_start(self, x: Tensor, eps: PerSample, bounds: Bounds, noise: Noise) -> Tensor:
+        """A random point of the ball inside the box.
+
+        In linf uniform in both, which are a box. (To sample the ball and clip would pile up mass on the bounds.) In l1
+        and l2 uniform in the ball, then the nearest point of ball ∩ box: what lay outside is on the bounds.
+
+        Entries with density ``∝ exp(-|t|^p)`` divided by ``(Σ |t|^p + e)^(1/p)``, e exponential, are uniform in the
+        unit ball: Barthe et al., "A probabilistic approach to the geometry of the l_p^n-ball", Annals of Probability
+        33, 2005.
+        """
+        centre = x.to(arithmetic_dtype(x.dtype))
+        shape, dtype = tuple(x.shape[1:]), centre.dtype
+        radius = per_row(eps, x)
+        if self.order == torch.inf:
+            lowest, highest = centre - radius, centre + radius
+            if bounds is not None:
+                lowest, highest = lowest.clamp_min_(bounds[0]), highest.clamp_max_(bounds[1])
+            return torch.lerp(lowest, highest, noise.uniform(shape, dtype)).to(x.dtype)
+        if self.order == 1:
+            entries = noise.stream(0).exponential(shape, dtype) * noise.stream(1).sign(shape, dtype)
+        else:
+            entries = noise.stream(0).normal(shape, dtype) * 0.5**0.5
+        rest = noise.stream(2).exponential((1,), dtype)[:, 0]
+        size = (self.norm(entries) ** self.order + rest) ** (1 / self.order)
+        return self.project(entries * (radius / per_row(size, x)), x, eps, bounds)
+
+
+def per_row(value: PerSample, x: Tensor) -> PerSample:
+    """A number as it is, or values ``[B]`` in a shape that broadcasts against ``x [B, ...]``."""
+    return value.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(value, Tensor) else value
 
 
 def _sparse_step(
-    x_adv: Tensor, grad: Tensor, x: Tensor, eps: PerSample, step_size: PerSample, *, bounds: Bounds, k: int | Tensor
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    eps: PerSample,
+    step_size: PerSample,
+    *,
+    bounds: Bounds,
+    k: int | Tensor,
+    momentum: float = 0.0,
+    previous: Tensor | None = None,
 ) -> Tensor:
     """`l1_step` among the entries that can move: one at a bound that its gradient points to would use up a place."""
     if bounds is not None:
@@ -48,56 +112,12 @@ def _sparse_step(
         lowest, highest = bounds[0] + roundings * abs(bounds[0]), bounds[1] - roundings * abs(bounds[1])
         stuck = ((grad > 0) & (x_adv >= highest)) | ((grad < 0) & (x_adv <= lowest))
         grad = grad.masked_fill(stuck, 0)
-    return l1_step(x_adv, grad, x, eps, step_size, bounds=bounds, k=k)
-
-
-def _linf_random_start(x: Tensor, eps: PerSample, bounds: Bounds, generator: torch.Generator | None) -> Tensor:
-    """Uniform on ball ∩ box, which is a box itself. (To sample the ball and clip would pile up mass on the bounds.)"""
-    dtype = arithmetic_dtype(x.dtype)
-    centre = x.to(dtype)
-    radius = eps.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(eps, Tensor) else eps
-    lowest, highest = centre - radius, centre + radius
-    if bounds is not None:
-        lowest, highest = lowest.clamp_min_(bounds[0]), highest.clamp_max_(bounds[1])
-    uniform = torch.rand(x.shape, dtype=dtype, device=x.device, generator=generator)
-    return torch.lerp(lowest, highest, uniform).to(x.dtype)
-
-
-def _projected_random_start(
-    p: int, x: Tensor, eps: PerSample, bounds: Bounds, generator: torch.Generator | None
-) -> Tensor:
-    """Uniform in the ball of norm p, 1 or 2, then the nearest point of ball ∩ box: what lay outside is on the bounds.
-
-    Entries with density ``∝ exp(-|t|^p)`` divided by ``(Σ |t|^p + e)^(1/p)``, e exponential, are uniform in the unit
-    ball: Barthe et al., "A probabilistic approach to the geometry of the l_p^n-ball", Annals of Probability 33, 2005.
-    """
-    centre = x.to(arithmetic_dtype(x.dtype))
-    rows = centre.reshape(len(x), -1)
-    rest = torch.empty_like(rows[:, :1]).exponential_(generator=generator)
-    if p == 1:
-        sign = torch.randint(0, 2, rows.shape, device=x.device, generator=generator) * 2 - 1
-        entries = sign * torch.empty_like(rows).exponential_(generator=generator)
-        size = entries.abs().sum(1, keepdim=True) + rest
-    else:
-        entries = torch.empty_like(rows).normal_(std=0.5**0.5, generator=generator)
-        size = (entries.square().sum(1, keepdim=True) + rest).sqrt()
-    radius = eps.reshape(-1, 1) if isinstance(eps, Tensor) else eps
-    delta = (entries * (radius / size)).reshape(x.shape)
-    project = project_l1 if p == 1 else project_l2
-    delta = project(delta, eps, center=None if bounds is None else centre, bounds=bounds)
-    moved = (centre + delta).to(x.dtype)
-    beyond = (moved.to(delta.dtype) - centre).abs() > delta.abs()
-    moved = torch.where(beyond, torch.nextafter(moved, x), moved)  # no rounding leaves the ball
-    return moved if bounds is None else moved.clamp_(*bounds)
-
-
-def _norm(order: float, delta: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(delta.reshape(len(delta), -1), order, dim=1)
+    return l1_step(x_adv, grad, x, eps, step_size, bounds=bounds, k=k, momentum=momentum, previous=previous)
 
 
 BALLS = {
-    "linf": Ball(linf_step, _linf_random_start, partial(_norm, torch.inf)),
+    "linf": Ball(torch.inf, linf_step, project_linf),
     # The strongest of what was tried on networks for the 8×8 digits: 3 of 64 entries a step, paths of 1 to 20 radii.
-    "l1": Ball(_sparse_step, partial(_projected_random_start, 1), partial(_norm, 1), path=5, k=0.05),
-    "l2": Ball(l2_step, partial(_projected_random_start, 2), partial(_norm, 2)),
+    "l1": Ball(1, _sparse_step, project_l1, path=5, far=2.0**24, k=0.05),
+    "l2": Ball(2, l2_step, project_l2),
 }

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .._checks import check_bool, check_choice, check_int
-from ..ops._arguments import check_bounds
-from ..ops._dtypes import arithmetic_dtype
-from ._arguments import check_finite_per_sample, check_generator, check_model, check_samples, check_step_options
-from ._model_state import frozen
-from ._objective import BestSoFar, Objective
-from .balls import BALLS, PerSample
-from .losses import LossFunction, resolve_loss
+from ._arguments import check_finite_per_sample, check_k
+from ._problem import Problem
+from ._rows import Rows
+from ._search import searching
+from .balls import PerSample
+from .losses import LossFunction
 from .result import AttackResult
 
 
@@ -33,7 +32,12 @@ def pgd(
     random_start: bool = True,
     restarts: int = 1,
     loss: str | LossFunction = "ce",
+    keep: str = "best",
+    early_stop: bool = False,
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
+    index: Tensor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> AttackResult:
@@ -75,13 +79,23 @@ def pgd(
             both; in l1 and l2 at the projection, on what of the ball is inside `bounds`, of a point that is uniform in
             the ball: what lay outside is on the bounds.
         restarts: number of runs; with ``random_start=False`` all would be the same, so it has to be 1.
-        loss: ``"ce"`` (cross entropy), or a callable ``(logits [B, K], y [B]) -> [B]``, one value per sample.
+        loss: ``"ce"`` (cross entropy), ``"dlr"`` (difference of logits ratio, K ≥ 3, with `targeted` 4), ``"margin"``
+            (largest other logit minus that of `y`), or a callable ``(logits [B, K], y [B]) -> [B]``, one value per
+            sample.
+        keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several.
+        early_stop: let samples go once they are a success, so that the model works on the others only. To see how many
+            are left is to wait for the device at each step.
         bounds: lowest and highest value of a valid sample, or None.
-        generator: source of the random starts, for the device of `x`; None is torch's global one.
+        mean, std: the model expects ``(x - mean) / std``; numbers, or one per channel of ``x [B, C, ...]``. `x`, `eps`
+            and `bounds` stay in units of the samples.
+        index: int64 ``[B]``, the numbers of the samples in their data set; None: 0 to B - 1. The random numbers of a
+            sample follow from the generator's state and its own number, however samples are split into batches.
+        generator: source of randomness, one number of it, for the CPU or the device of `x`; None is torch's global one.
         progress: show a bar with the steps.
 
     Returns:
-        `AttackResult`; its trace is ``[restarts, steps + 1, B]``. An empty batch gives an empty result.
+        `AttackResult`; its trace is ``[restarts, steps + 1, B]``, NaN where a sample had gone. An empty batch gives an
+        empty result.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it. Nothing has run then, but the model
@@ -105,58 +119,52 @@ def pgd(
     tensor([[0.1000, 0.2000],
             [0.4000, 0.6000]])
     """
-    ball = BALLS[check_choice("norm", norm, BALLS)]
-    check_model(model)
-    targeted, random_start = check_bool("targeted", targeted), check_bool("random_start", random_start)
-    progress = check_bool("progress", progress)
-    bounds = check_bounds(bounds)
-    x, y = check_samples(x, y, bounds)
-    eps = check_finite_per_sample("eps", eps, x)
+    problem = Problem.checked(
+        model, x, y, norm=norm, eps=eps, loss=loss, targeted=targeted, bounds=bounds, mean=mean, std=std
+    )
+    x = problem.x
+    random_start = check_bool("random_start", random_start)
     steps = check_int("steps", steps, 1)
-    step_size = ball.path * eps / steps if step_size is None else check_finite_per_sample("step_size", step_size, x)
-    options = check_step_options(norm, ball, k, x)
+    if step_size is None:
+        step_size = problem.ball.path * problem.eps / steps
+    step_size = check_finite_per_sample("step_size", step_size, x)
+    start = _State(x, step_size, check_k(norm, problem.ball, k, x))
     restarts = check_int("restarts", restarts, 1)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts: expected 1 with random_start=False, where all would be the same, got {restarts}")
-    objective_loss = resolve_loss(loss)
-    check_generator(generator, x.device)
+    last_only = check_choice("keep", keep, ("best", "last")) == "last"
+    if last_only and early_stop:
+        raise ValueError("early_stop: expected False with keep='last', which takes all steps, got True")
 
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        if len(x) == 0:
-            return _empty_result(x, restarts, steps)
-        objective = Objective(model, y, objective_loss, targeted)
-        best = BestSoFar(x, *objective.checked(x))
-        trace = best.gain.new_empty(restarts, steps + 1, len(x))
-        with tqdm(total=restarts * steps, desc="pgd", unit="step", disable=not progress) as bar:
-            for run in trace:
-                x_adv = ball.random_start(x, eps, bounds, generator) if random_start else x.detach()
-                for step in range(steps):
-                    gain, success = objective(x_adv.requires_grad_())
-                    (grad,) = torch.autograd.grad(gain.sum(), x_adv)
-                    x_adv = x_adv.detach()
-                    best.update(x_adv, gain.detach(), success)
-                    run[step] = gain.detach()
-                    x_adv = ball.step(x_adv, grad, x, eps, step_size, bounds=bounds, **options)
-                    bar.update()
-                with torch.no_grad():
-                    gain, success = objective(x_adv)
-                best.update(x_adv, gain, success)
-                run[steps] = gain
-        return AttackResult(
-            adversarial=best.adversarial,
-            success=best.success,
-            loss=objective.losses(best.gain),
-            norm=ball.norm(best.adversarial.to(arithmetic_dtype(x.dtype)) - x),
-            trace=objective.losses(trace),
-        )
+    with searching(
+        problem,
+        title="pgd",
+        runs=restarts,
+        points=steps + 1,
+        index=index,
+        generator=generator,
+        early_stop=early_stop,
+        last_only=last_only,
+        progress=progress,
+    ) as search:
+        for run in search.runs():
+            state = run.take(start)
+            if random_start:
+                state = replace(state, x_adv=run.random_start())
+            for _ in range(steps):
+                _, grad = run.climb(state.x_adv)
+                options = {} if state.k is None else {"k": state.k}
+                x_adv = run.problem.step(state.x_adv, grad, state.step_size, **options)
+                state = run.go_on(replace(state, x_adv=x_adv))
+                if not len(state.x_adv):
+                    break
+            else:
+                run.evaluate(state.x_adv)
+        return search.result()
 
 
-def _empty_result(x: Tensor, restarts: int, steps: int) -> AttackResult:
-    losses = x.new_empty(0, dtype=arithmetic_dtype(x.dtype))
-    return AttackResult(
-        adversarial=x.clone(),
-        success=losses.bool(),
-        loss=losses,
-        norm=losses.clone(),
-        trace=losses.new_empty(restarts, steps + 1, 0),
-    )
+@dataclass(frozen=True)
+class _State(Rows):
+    x_adv: Tensor
+    step_size: PerSample
+    k: int | Tensor | None

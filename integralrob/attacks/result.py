@@ -21,7 +21,8 @@ class AttackResult:
         loss: ``[B]``, loss of `adversarial` with respect to the given `y`: high is a strong untargeted attack, low a
             strong targeted one.
         norm: ``[B]``, size of ``adversarial - x`` in the attack's norm.
-        trace: ``[restarts, steps + 1, B]``, the loss at every iterate: the start of each run, then after each step.
+        trace: ``[runs, points, B]``, the loss at every iterate: the start of each run, then after each step. NaN where
+            a sample was let go because it was a success.
     """
 
     adversarial: Tensor

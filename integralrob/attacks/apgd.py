@@ -1,0 +1,295 @@
+"""Auto-PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .._checks import check_int, check_real, describe
+from ._problem import Problem
+from ._rows import Rows
+from ._search import Run, higher, searching, where
+from .balls import PerSample
+from .losses import LOSSES, LossFunction
+from .result import AttackResult
+
+_MOMENTUM = 0.25  # of the last move, from the second step on
+
+
+def apgd(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "linf",
+    eps: PerSample,
+    steps: int = 100,
+    targeted: bool = False,
+    targets: int | None = None,
+    restarts: int = 1,
+    loss: str | LossFunction = "ce",
+    rho: float = 0.75,
+    early_stop: bool = False,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
+    index: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> AttackResult:
+    r"""Auto-PGD: projected ascent with momentum that chooses its step sizes by itself.
+
+    With P a step of the ball (`integralrob.ops.linf_step`, `l2_step`) of size η from the iterate ``x^k``,
+
+    .. math:: x^{k+1} = \Pi\big(x^k + 0.75\,(P(x^k) - x^k) + 0.25\,(x^k - x^{k-1})\big)
+
+    η starts at ``2 · eps``. At checkpoints, closer and closer together, a sample whose gain rose in fewer than `rho` of
+    the steps, or whose η and best gain are those of the last checkpoint, halves η and returns to its best iterate.
+
+    In ``l1`` a step moves the k entries of the largest gradients. k starts at a fifth of all, and at each checkpoint
+    (4 % of the steps) becomes what the best iterate has moved divided by 1.5. Where that is less than 95 % of before, the
+    search returns to the best iterate with η = eps, else η is divided by 1.5, to eps / 10 at least. 30 % of the steps
+    are in the ball of radius ``3 · eps``, 30 % in ``2 · eps``, the rest in `eps`, each from the projection of the best
+    before; only these last can be the result. There is no momentum in l1.
+
+    Against the published code: starts are uniform in the ball, not on its surface; in l1, entries at a bound that the
+    gradient points to take none of the k places; the loss "ce" is climbed as log odds, whose gradient does not vanish.
+
+    Args:
+        model, x, y, norm, eps, loss, early_stop, bounds, mean, std, index, generator, progress: as in `pgd`.
+        steps: gradient steps of each run.
+        targeted: steer towards the classes `y`.
+        targets: steer to each of so many classes in turn, those with the highest logits at `x` but for `y`, by the
+            targeted DLR loss; untargeted otherwise: any class but `y` is a success. With ``loss="dlr"``; at most K - 1.
+        restarts: number of runs, of runs for each target.
+        rho: share of steps that must raise the gain, from 0 to 1.
+
+    Returns:
+        `AttackResult`; its trace is ``[restarts · targets, points, B]``, with ``steps + 1`` points, in l1 those in the
+        ball of radius `eps` only.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+
+    Complexity: ``restarts · targets · steps`` gradients (in l1 with one evaluation more for each new radius), and as
+    many evaluations as runs. The loop never waits for the device, but with `early_stop`.
+
+    Sources: F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", ICML 2020; l1: "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers",
+    ICML 2021.
+
+    >>> def model(x):
+    ...     total = x.sum(1)
+    ...     return torch.stack([total, 1 - total], dim=1)
+    >>> x = torch.tensor([[0.3, 0.4], [0.6, 0.8]])
+    >>> result = apgd(model, x, torch.tensor([0, 0]), eps=0.2, steps=10)
+    >>> result.success.tolist(), result.adversarial[1].tolist()
+    ([True, False], [0.4000000059604645, 0.6000000238418579])
+    """
+    problem = Problem.checked(
+        model, x, y, norm=norm, eps=eps, loss=loss, targeted=targeted, bounds=bounds, mean=mean, std=std
+    )
+    sparse = problem.ball.k is not None
+    steps = check_int("steps", steps, 1)
+    restarts = check_int("restarts", restarts, 1)
+    rho = check_real("rho", rho, 0)
+    if rho > 1:
+        raise ValueError(f"rho: expected a number from 0 to 1, got {rho}")
+    if targets is not None:
+        targets = check_int("targets", targets, 1)
+        if targeted or problem.loss is not LOSSES["dlr"]:
+            raise ValueError(
+                f"targets: expected None but for loss='dlr' and targeted=False, got loss={describe(loss)}, "
+                f"targeted={targeted}"
+            )
+        problem = replace(problem, target=problem.y)  # of each run another
+    with searching(
+        problem,
+        title="apgd",
+        runs=restarts * (targets or 1),
+        points=1 + (_stages(steps)[-1][1] if sparse else steps),
+        evaluations=steps + len(_stages(steps)) if sparse else None,
+        index=index,
+        generator=generator,
+        early_stop=early_stop,
+        progress=progress,
+    ) as search:
+        for run in search.runs(_likeliest(problem, targets) if targets else None):
+            if sparse:
+                _run_sparse(run, steps)
+            else:
+                _run(run, steps, rho)
+        return search.result()
+
+
+def _likeliest(problem: Problem, count: int) -> Tensor:
+    """The classes ``[count, B]`` with the highest logits but for `y`."""
+    if not len(problem.x):
+        return problem.y.new_empty(count, 0)
+    with torch.no_grad():
+        logits = problem.logits(problem.x)
+    if count >= logits.shape[1]:
+        raise ValueError(f"targets: expected at most {logits.shape[1] - 1}, the other classes, got {count}")
+    return logits.scatter(1, problem.y[:, None], -torch.inf).topk(count, dim=1).indices.T
+
+
+@dataclass(frozen=True)
+class _Iterate(Rows):
+    x_adv: Tensor  # [B, ...]
+    height: Tensor  # [B], of what is climbed
+    grad: Tensor  # [B, ...]
+
+    def where(self, rows: Tensor, other: _Iterate) -> _Iterate:
+        """These in `rows`, bool ``[B]``, the others elsewhere."""
+        return _Iterate(
+            where(rows, self.x_adv, other.x_adv),
+            torch.where(rows, self.height, other.height),
+            where(rows, self.grad, other.grad),
+        )
+
+
+@dataclass(frozen=True)
+class _State(Rows):
+    now: _Iterate
+    previous: Tensor  # the samples [B, ...] of one step ago
+    best: _Iterate  # of this run
+    step_size: Tensor  # [B]
+
+    def back_to_best(self, rows: Tensor) -> _Iterate:
+        """The best iterate in `rows`, the one of now elsewhere."""
+        return self.best.where(rows, self.now)
+
+
+S = TypeVar("S", bound=_State)
+
+
+def _advance(run: Run, state: S, momentum: float, **options: Tensor) -> S:
+    """The state after a step."""
+    x_adv = _step(run, state, momentum, **options)
+    now = _Iterate(x_adv, *run.climb(x_adv))
+    best = now.where(higher(now.height, state.best.height), state.best)
+    return replace(state, now=now, previous=state.now.x_adv, best=best)
+
+
+def _step(run: Run, state: _State, momentum: float, **options: Any) -> Tensor:
+    if momentum:
+        options |= {"momentum": momentum, "previous": state.previous}
+    return run.problem.step(state.now.x_adv, state.now.grad, state.step_size, **options)
+
+
+def _radius(run: Run, like: Tensor) -> Tensor:
+    eps = run.problem.eps
+    return eps if isinstance(eps, Tensor) else torch.full_like(like, eps)
+
+
+@dataclass(frozen=True)
+class _DenseState(_State):
+    rises: Tensor  # int64 [B], steps up since the last checkpoint
+    checked: Tensor  # [B], the best height at the last checkpoint
+    halved: Tensor  # bool [B], whether the step size was halved there
+
+
+def _checkpoints(steps: int) -> list[int]:
+    """``w_j = ⌈p_j · steps⌉`` with ``p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)``."""
+    percent, length = [0, 22], 22
+    while percent[-1] < 100:
+        length = max(length - 3, 6)
+        percent.append(percent[-1] + length)
+    return [-(-p * steps // 100) for p in percent]
+
+
+def _run(run: Run, steps: int, rho: float) -> None:
+    """In a ball whose steps move all entries."""
+    x_adv = run.random_start()
+    now = _Iterate(x_adv, *run.climb(x_adv))
+    none = torch.zeros_like(now.height)
+    state = _DenseState(now, x_adv, now, 2 * _radius(run, now.height), none.long(), now.height, none.bool())
+    lengths = {end: end - begin for begin, end in pairwise(_checkpoints(steps)) if end > begin}
+    for step in range(1, steps):
+        before = state.now.height
+        state = _advance(run, state, _MOMENTUM if step > 1 else 0)
+        state = replace(state, rises=state.rises + (state.now.height > before))
+        if step in lengths:
+            state = _check(state, rho * lengths[step])
+        state = run.go_on(state)
+        if not len(state.previous):
+            return
+    run.evaluate(_step(run, state, _MOMENTUM if steps > 1 else 0))
+
+
+def _check(state: _DenseState, enough: float) -> _DenseState:
+    """Halve the step size, and return to the best iterate, where the search oscillates or stands still."""
+    stands = ~state.halved & ~(state.best.height > state.checked)
+    halved = (state.rises < enough) | stands
+    return replace(
+        state,
+        now=state.back_to_best(halved),
+        step_size=torch.where(halved, state.step_size / 2, state.step_size),
+        rises=torch.zeros_like(state.rises),
+        checked=state.best.height,
+        halved=halved,
+    )
+
+
+@dataclass(frozen=True)
+class _SparseState(_State):
+    k: Tensor  # int64 [B], how many entries a step moves
+    moved: Tensor  # int64 [B], how many the best iterate had moved at the last checkpoint
+
+
+def _run_sparse(run: Run, steps: int) -> None:
+    """In l1, in balls that shrink to their radius."""
+    x_adv = None
+    for radii, count in _stages(steps):
+        stage = run.within(radii)
+        if x_adv is None:
+            x_adv = stage.random_start()
+            moved = torch.full_like(run.problem.y, run.problem.x[0].numel())
+            k = moved / 5
+        else:
+            x_adv = stage.problem.project(x_adv - run.problem.x)
+            moved = _moved(x_adv, run)
+            k = moved / 1.5
+        now = _Iterate(x_adv, *stage.climb(x_adv))
+        state = _SparseState(now, x_adv, now, _radius(stage, now.height), k.long().clamp(min=1), moved)
+        period = max(count // 25, 1)
+        for step in range(1, count + (radii > 1)):
+            state = _advance(stage, state, 0, k=state.k)
+            if step % period == 0:
+                state = _check_sparse(stage, state)
+            state = stage.go_on(state)
+            if not len(state.previous):
+                return
+        x_adv = state.best.x_adv
+    run.evaluate(_step(run, state, 0, k=state.k))
+
+
+def _stages(steps: int) -> list[tuple[int, int]]:
+    """Radii, in units of eps, and how many of the steps are for each."""
+    some = 3 * steps // 10
+    return [(3, some), (2, some), (1, steps - 2 * some)]
+
+
+def _moved(x_adv: Tensor, run: Run) -> Tensor:
+    """Int64 ``[B]``, the number of entries that differ."""
+    return (x_adv != run.problem.x).reshape(len(x_adv), -1).sum(1)
+
+
+def _check_sparse(run: Run, state: _SparseState) -> _SparseState:
+    """Fewer entries a step where the best iterate has become sparser, else a shorter step."""
+    moved = _moved(state.best.x_adv, run)
+    sparser = moved < 0.95 * state.moved
+    longest = _radius(run, state.step_size)
+    shorter = torch.maximum(state.step_size / 1.5, longest / 10)
+    return replace(
+        state,
+        now=state.back_to_best(sparser),
+        step_size=torch.where(sparser, longest, shorter),
+        k=(moved / 1.5).long().clamp(min=1),
+        moved=moved,
+    )
