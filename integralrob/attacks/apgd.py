@@ -52,10 +52,10 @@ def apgd(
     the steps, or whose η and best gain are those of the last checkpoint, halves η and returns to its best iterate.
 
     In ``l1`` a step moves the k entries of the largest gradients. k starts at a fifth of all, and at each checkpoint
-    (4 % of the steps) becomes what the best iterate has moved divided by 1.5. Where that is less than 95 % of before, the
-    search returns to the best iterate with η = eps, else η is divided by 1.5, to eps / 10 at least. 30 % of the steps
-    are in the ball of radius ``3 · eps``, 30 % in ``2 · eps``, the rest in `eps`, each from the projection of the best
-    before; only these last can be the result. There is no momentum in l1.
+    (4 % of the steps) becomes what the best iterate has moved divided by 1.5. Where that is less than 95 % of before,
+    the search returns to the best iterate with η = eps, else η is divided by 1.5, to eps / 10 at least. 30 % of the
+    steps are in the ball of radius ``3 · eps``, 30 % in ``2 · eps``, the rest in `eps`, each from the projection of the
+    best before; only these last can be the result. There is no momentum in l1.
 
     Against the published code: starts are uniform in the ball, not on its surface; in l1, entries at a bound that the
     gradient points to take none of the k places; the loss "ce" is climbed as log odds, whose gradient does not vanish.
@@ -88,8 +88,10 @@ def apgd(
     ...     return torch.stack([total, 1 - total], dim=1)
     >>> x = torch.tensor([[0.3, 0.4], [0.6, 0.8]])
     >>> result = apgd(model, x, torch.tensor([0, 0]), eps=0.2, steps=10)
-    >>> result.success.tolist(), result.adversarial[1].tolist()
-    ([True, False], [0.4000000059604645, 0.6000000238418579])
+    >>> result.success.tolist()
+    [True, False]
+    >>> result.adversarial[1]
+    tensor([0.4000, 0.6000])
     """
     problem = Problem.checked(
         model, x, y, norm=norm, eps=eps, loss=loss, targeted=targeted, bounds=bounds, mean=mean, std=std

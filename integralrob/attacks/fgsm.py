@@ -46,9 +46,10 @@ def fgsm(
 
     Source: I. Goodfellow, J. Shlens, C. Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
 
+    >>> import torch
     >>> def model(x):
     ...     return torch.stack([x.sum(1), -x.sum(1)], dim=1)
-    >>> x = torch.tensor([[0.125, 0.5]])
+    >>> x = torch.tensor([[0.25, 0.5]])
     >>> fgsm(model, x, torch.tensor([0]), eps=0.25).adversarial
     tensor([[0.0000, 0.2500]])
     """

@@ -1,0 +1,311 @@
+"""Robust accuracy of a model on a data set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.utils.data import DistributedSampler, SequentialSampler
+from tqdm import tqdm
+
+from .._checks import check_bool, check_choice, check_int, check_real, describe
+from ..ops._arguments import check_bounds
+from ._arguments import check_index, check_logits, check_model, check_samples, normalisation
+from ._model_state import frozen
+from ._records import Record, Records
+from .apgd import apgd
+from .balls import BALLS
+from .result import AttackResult
+from .square import square
+
+Attack = Callable[..., AttackResult]
+Model = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of each of N samples, in the order of their indices.
+
+    Attributes:
+        attacks: names, in the order in which they were tried.
+        index: int64 ``[N]``.
+        correct: bool ``[N]``, whether the model was right about the sample itself.
+        broken_by: int64 ``[N]``, the position in `attacks` of what the sample fell to; -1 if it was wrong from the
+            start or has withstood all.
+    """
+
+    attacks: tuple[str, ...]
+    index: Tensor
+    correct: Tensor
+    broken_by: Tensor
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the samples that the model is right about; NaN of none."""
+        return self.correct.double().mean().item()
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of the samples that the model is right about under every attack; NaN of none."""
+        return (self.correct & (self.broken_by < 0)).double().mean().item()
+
+    @property
+    def accuracy_after(self) -> dict[str, float]:
+        """Share of the samples that are left after each attack and those before it."""
+        left = [self.correct & ((self.broken_by < 0) | (self.broken_by > i)) for i in range(len(self.attacks))]
+        return {name: kept.double().mean().item() for name, kept in zip(self.attacks, left, strict=True)}
+
+    def __str__(self) -> str:
+        rows = {"clean": self.clean_accuracy, **{f"after {name}": share for name, share in self.accuracy_after.items()}}
+        return "\n".join(f"{name:24} {100 * share:6.2f} %" for name, share in rows.items())
+
+
+def evaluate(
+    model: Model,
+    loader: Iterable[Sequence[Tensor]],
+    attacks: str | Mapping[str, Attack] = "standard",
+    *,
+    norm: str = "linf",
+    eps: float,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """Clean and robust accuracy: a cascade of attacks, of which each gets the samples that withstood those before.
+
+    A sample is broken if the model, asked again, gives another class than the label to what the attack returned, and
+    that is in ball and box.
+
+    What becomes of a sample follows from the seed and its index, not from batch size, order or number of processes, as
+    far as the model itself computes the same for a sample in every batch: its sums may round otherwise in others.
+
+    Under `torch.distributed` each process calls this with the same loader, works on every so many-th batch, and gets
+    the result for all.
+
+    Args:
+        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. A module's batches are moved to where its parameters are.
+        loader: batches ``(x, y)`` in a fixed order, or in any order ``(x, y, index)`` with the numbers of the samples
+            in their data set, int64 ``[B]``; without these a sample's number is its position.
+        attacks: name → function ``(model, x, y, *, norm, eps, bounds, mean, std, index, generator) -> AttackResult``,
+            which may leave out the last two; attacks of this module, by `functools.partial` with other options. Or
+            ``"standard"``: AutoAttack's without FAB, that is APGD with cross entropy, APGD with the DLR loss for 9
+            targets, 100 steps each, and 5,000 queries of the square attack. (Two classes: without DLR, which is
+            cross entropy there. Three: DLR without targets.)
+        norm, eps, bounds, mean, std: as in `pgd`; one radius for all samples.
+        seed: of all randomness; attack number i draws from generators with ``seed + i``.
+        output: a folder for ``settings.json``; ``results-<process>.jsonl``, one line for each sample (index, label,
+            correct, broken_by, norm of the perturbation); and ``adversarial-<index>.pt``, one for each batch, with a
+            dictionary of the broken samples' ``index [n]`` and ``adversarial [n, ...]`` for
+            `torch.load(..., weights_only=True)`.
+        resume: go on with what the folder has; its settings must be these. Batches and processes may be others.
+        progress: show a bar with the accuracy so far, in the first process.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        FileExistsError: `output` has results, and `resume` is False.
+        RuntimeError: an attack returned samples outside of ball or box.
+
+    Source: F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020.
+
+    >>> def model(x):
+    ...     total = x.sum(1)
+    ...     return torch.stack([total, 1 - total], dim=1)
+    >>> batches = [(torch.tensor([[0.3, 0.4], [0.6, 0.8], [0.1, 0.2]]), torch.tensor([0, 0, 0]))]
+    >>> attacks = {"apgd": partial(apgd, steps=10), "square": partial(square, queries=10)}
+    >>> print(evaluate(model, batches, attacks, eps=0.2, progress=False))
+    clean                     66.67 %
+    after apgd                33.33 %
+    after square              33.33 %
+    """
+    check_model(model)
+    check_choice("norm", norm, BALLS)
+    if not check_real("eps", eps, 0) < torch.inf:
+        raise ValueError(f"eps: expected a finite number, got {eps}")
+    check_bounds(bounds)
+    seed = check_int("seed", seed, 0)
+    resume, progress = check_bool("resume", resume), check_bool("progress", progress)
+    if resume and output is None:
+        raise ValueError("output: expected a folder with resume=True, got None")
+    _check_attacks(attacks)
+    _check_loader(loader)
+    options = {"norm": norm, "eps": float(eps), "bounds": bounds, "mean": mean, "std": std}
+    batches = _indexed(loader)
+    first = next(batches, None)
+    if isinstance(attacks, str):
+        attacks = {} if first is None else _standard(_Cascade(model, {}, options, seed).logits(first[0][:2]).shape[-1])
+    settings = {**options, "seed": seed, "attacks": {name: _describe(attack) for name, attack in attacks.items()}}
+    together = distributed.is_available() and distributed.is_initialized()
+    rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+    records = Records(output, settings, rank, resume)
+    if together:
+        distributed.barrier()  # nobody writes before all have read
+    with frozen(model), tqdm(total=_length(loader), unit="batch", disable=not progress or rank > 0) as bar:
+        cascade = _Cascade(model, attacks, options, seed)
+        for number, (x, y, index) in enumerate(chain([] if first is None else [first], batches)):
+            fresh = torch.tensor([i not in records.done for i in index.tolist()], dtype=torch.bool)
+            if number % ranks == rank and fresh.any():
+                records.add(*cascade.run(x[fresh.to(x.device)], y[fresh.to(y.device)], index[fresh]))
+            bar.update()
+            bar.set_postfix(records.shares())
+    done = records.done
+    if together:
+        gathered: list[Any] = [None] * ranks
+        distributed.all_gather_object(gathered, done)
+        done = {index: record for part in gathered for index, record in part.items()}
+    return _summary(done, tuple(attacks))
+
+
+@dataclass(frozen=True)
+class _Cascade:
+    """The attacks, one after another, on what is left of a batch."""
+
+    model: Model
+    attacks: Mapping[str, Attack]
+    options: dict[str, Any]
+    seed: int
+
+    def run(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[list[Record], Tensor, Tensor]:
+        """A record for each sample, and index and adversarial examples of those that were broken."""
+        device = self._device(x)
+        x, y, index = x.to(device), y.to(device), index.to(device)
+        x, y = check_samples(x, y, self.options["bounds"])
+        index = check_index(index, x)
+        logits = self.logits(x)
+        check_logits(logits, y, differentiable=False)
+        correct = (logits.argmax(1) == y) & ~logits.isnan().any(1)
+        broken_by = torch.full_like(y, -1)
+        adversarial = x.clone()
+        for number, (name, attack) in enumerate(self.attacks.items()):
+            left = (correct & (broken_by < 0)).nonzero()[:, 0]
+            if not len(left):
+                break
+            random = {"index": index[left], "generator": torch.Generator().manual_seed(self.seed + number)}
+            result = attack(self.model, x[left], y[left], **self.options, **_accepted(attack, random))
+            self._check_inside(name, result.adversarial, x[left])
+            logits = self.logits(result.adversarial)
+            broken = (logits.argmax(1) != y[left]) & ~logits.isnan().any(1)
+            broken_by[left[broken]] = number
+            adversarial[left[broken]] = result.adversarial[broken]
+        norms = BALLS[self.options["norm"]].norm(adversarial.double() - x)
+        names = (*self.attacks, None)
+        columns = (index, y, correct, broken_by, norms)
+        records = [
+            Record(index, label, correct, names[broken], norm)
+            for index, label, correct, broken, norm in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        rows = broken_by >= 0
+        return records, index[rows], adversarial[rows]
+
+    def _device(self, x: Tensor) -> torch.device:
+        return next(self.model.parameters(), x).device if isinstance(self.model, nn.Module) else x.device
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the model gives for samples."""
+        x = x.to(self._device(x))
+        with torch.no_grad(), frozen(self.model):
+            return self.model(normalisation(self.options["mean"], self.options["std"], x)(x.clone()))
+
+    def _check_inside(self, name: str, adversarial: Tensor, x: Tensor) -> None:
+        norm, eps, bounds = (self.options[key] for key in ("norm", "eps", "bounds"))
+        rounding = torch.finfo(x.dtype).eps
+        size = BALLS[norm].norm(adversarial.double() - x.double()).max().item()
+        # each entry of x + δ is rounded: in linf that counts once, else the steps round towards x
+        if not size <= eps + rounding * (eps + x.abs().max().item()):
+            raise RuntimeError(f"{name}: expected samples within eps={eps} of x in {norm}, got one at {size}")
+        low, high = (value.item() for value in torch.aminmax(adversarial))
+        lowest, highest = (-torch.inf, torch.inf) if bounds is None else torch.tensor(bounds, dtype=x.dtype).tolist()
+        if low < lowest or high > highest:
+            raise RuntimeError(f"{name}: expected samples within bounds {bounds}, got values from {low} to {high}")
+
+
+def _standard(classes: int) -> dict[str, Attack]:
+    attacks: dict[str, Attack] = {"apgd-ce": partial(apgd, early_stop=True)}
+    if classes >= 3:
+        targets = min(9, classes - 1) if classes >= 4 else None
+        attacks["apgd-dlr"] = partial(apgd, loss="dlr", targets=targets, early_stop=True)
+    attacks["square"] = partial(square, early_stop=True)
+    return attacks
+
+
+def _check_attacks(attacks: Any) -> None:
+    if isinstance(attacks, str):
+        check_choice("attacks", attacks, ("standard",))
+    elif not isinstance(attacks, Mapping):
+        raise TypeError(f"attacks: expected 'standard' or a mapping from names to functions, got {describe(attacks)}")
+    else:
+        for name, attack in attacks.items():
+            if not isinstance(name, str) or not callable(attack):
+                raise TypeError(f"attacks: expected names and functions, got {describe(name)}: {describe(attack)}")
+
+
+def _accepted(attack: Attack, options: dict[str, Any]) -> dict[str, Any]:
+    """Those options that the attack takes."""
+    parameters = inspect.signature(attack).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in options.items() if takes_all or name in parameters}
+
+
+def _describe(attack: Attack) -> dict[str, Any]:
+    """What distinguishes the results of one attack from those of another."""
+    if isinstance(attack, partial):
+        return {**_describe(attack.func), **attack.keywords}
+    return {"function": getattr(attack, "__qualname__", type(attack).__qualname__)}
+
+
+def _check_loader(loader: Any) -> None:
+    if not isinstance(loader, Iterable):
+        raise TypeError(f"loader: expected an iterable of batches (x, y) or (x, y, index), got {describe(loader)}")
+    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        raise ValueError("loader: expected all samples in each process, which deals them out, got a DistributedSampler")
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def _indexed(loader: Iterable[Sequence[Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches with the numbers of their samples."""
+    seen: set[int] = set()
+    for batch in loader:
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise TypeError(f"loader: expected batches (x, y) or (x, y, index), got {describe(batch)}")
+        x, y = batch[:2]
+        if len(batch) == 3:
+            index = check_index(batch[2], x)
+        elif isinstance(getattr(loader, "sampler", SequentialSampler([])), SequentialSampler):
+            index = torch.arange(len(seen), len(seen) + len(x))
+        else:
+            raise ValueError("loader: expected batches (x, y, index), or samples in a fixed order, got a shuffled one")
+        size = len(seen)
+        seen.update(index.tolist())
+        if len(seen) < size + len(x):
+            raise ValueError("loader: expected each index once, got one again")
+        yield x, y, index.cpu()
+
+
+def _summary(done: dict[int, Record], names: tuple[str, ...]) -> Evaluation:
+    records = [done[index] for index in sorted(done)]
+    return Evaluation(
+        names,
+        torch.tensor([record.index for record in records], dtype=torch.int64),
+        torch.tensor([record.correct for record in records], dtype=torch.bool),
+        torch.tensor(
+            [-1 if record.broken_by is None else names.index(record.broken_by) for record in records],
+            dtype=torch.int64,
+        ),
+    )
