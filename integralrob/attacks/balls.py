@@ -54,6 +54,7 @@ class Ball:
         moved = (centre + delta).to(x.dtype)
         beyond = (moved.to(delta.dtype) - centre).abs() > delta.abs()
         moved = torch.where(beyond, torch.nextafter(moved, x), moved)
+        moved = torch.where(delta == 0, x, moved)  # where that is -0.0, too
         return moved if bounds is None else moved.clamp_(*bounds)
 
     def steepest(self, grad: Tensor, x: Tensor, eps: PerSample, bounds: Bounds) -> Tensor:

@@ -145,8 +145,9 @@ def _share(first: float, progress: float) -> float:
 
 def _image_shape(x: Tensor) -> tuple[int, int, int]:
     """Channels, height and width."""
-    *channels, width = (1, 1, *x.shape[1:])[-max(3, x.ndim - 1) :]
-    return channels[0] if x.ndim > 2 else 1, math.prod(channels[1:]) if x.ndim > 3 else 1, width
+    sample = x.shape[1:]
+    channels = sample[0] if len(sample) > 1 else 1
+    return channels, math.prod(sample[1:-1]), sample[-1] if sample else 1
 
 
 def _side(area: float, shape: tuple[int, int, int], least: int) -> tuple[int, int]:
