@@ -284,8 +284,10 @@ def test_bad_arguments_are_named(changes: dict[str, Any], error: type, message: 
 
 def test_more_targets_than_other_classes() -> None:
     x, y = batch(4, classes=4)
+    before = torch.get_rng_state()
     with pytest.raises(ValueError, match="targets: expected at most 3, the other classes, got 4"):
         apgd(linear(classes=4), x, y, eps=0.1, loss="dlr", targets=4)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("restarts", [1, 3])

@@ -30,7 +30,8 @@ from .losses import Loss, LossFunction, resolve_loss
 class Problem(Rows):
     """The gain is the score of a loss for labels `y`, negated when `y` are targets.
 
-    With a `target`, the class to go to from the label `y`, another score is climbed to raise the gain.
+    With a `target`, the class to go to from the label `y`, another score is climbed to raise the gain; a search with
+    several `targets` sets it for each run.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -43,6 +44,7 @@ class Problem(Rows):
     y: Tensor
     eps: PerSample
     target: Tensor | None = None
+    targets: int = 0  # how many others there will be
 
     @classmethod
     def checked(
@@ -101,10 +103,11 @@ class Problem(Rows):
         return gain.detach(), success
 
     def _check_classes(self, classes: int) -> None:
-        towards = self.targeted or self.target is not None
-        least = self.loss.targeted_classes if towards else self.loss.classes
+        least = self.loss.targeted_classes if self.targeted or self.targets else self.loss.classes
         if classes < least:
             raise ValueError(f"loss: expected one for {classes} classes, got one that needs {least}")
+        if self.targets >= classes:
+            raise ValueError(f"targets: expected at most {classes - 1}, the other classes, got {self.targets}")
 
     def step(self, x_adv: Tensor, grad: Tensor, step_size: PerSample, **options: Any) -> Tensor:
         """A step of the ball from `x_adv`."""

@@ -77,7 +77,7 @@ def apgd(
         TypeError, ValueError: an argument is not as above; the message names it.
 
     Complexity: ``restarts · targets · steps`` gradients (in l1 with one evaluation more for each new radius), and as
-    many evaluations as runs. The loop never waits for the device, but with `early_stop`.
+    many evaluations as runs, and with `targets` one more. The loop never waits for the device, but with `early_stop`.
 
     Sources: F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020; l1: "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers",
@@ -109,7 +109,7 @@ def apgd(
                 f"targets: expected None but for loss='dlr' and targeted=False, got loss={describe(loss)}, "
                 f"targeted={targeted}"
             )
-        problem = replace(problem, target=problem.y)  # of each run another
+        problem = replace(problem, targets=targets)
     with searching(
         problem,
         title="apgd",
@@ -135,8 +135,6 @@ def _likeliest(problem: Problem, count: int) -> Tensor:
         return problem.y.new_empty(count, 0)
     with torch.no_grad():
         logits = problem.logits(problem.x)
-    if count >= logits.shape[1]:
-        raise ValueError(f"targets: expected at most {logits.shape[1] - 1}, the other classes, got {count}")
     return logits.scatter(1, problem.y[:, None], -torch.inf).topk(count, dim=1).indices.T
 
 
@@ -274,7 +272,7 @@ def _run_sparse(run: Run, steps: int) -> None:
 def _stages(steps: int) -> list[tuple[int, int]]:
     """Radii, in units of eps, and how many of the steps are for each."""
     some = 3 * steps // 10
-    return [(3, some), (2, some), (1, steps - 2 * some)]
+    return [(radii, count) for radii, count in ((3, some), (2, some), (1, steps - 2 * some)) if count]
 
 
 def _moved(x_adv: Tensor, run: Run) -> Tensor:

@@ -160,8 +160,7 @@ def _side(area: float, shape: tuple[int, int, int], least: int) -> tuple[int, in
 def _place(noise: Noise, size: tuple[int, int], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Where rows ``[B, H]`` and columns ``[B, W]`` of images are in a random window, counted from its corner."""
     return tuple(  # type: ignore[return-value]
-        torch.arange(length, device=noise.keys.device)
-        - (noise.stream(axis).uniform((1,), torch.float64) * (length - side + 1)).long()
+        torch.arange(length, device=noise.keys.device) - (noise.stream(axis).uniform((1,)) * (length - side + 1)).long()
         for axis, (side, length) in enumerate(zip(size, shape[1:], strict=True))
     )
 
