@@ -153,6 +153,8 @@ def test_resume_after_a_crash(tmp_path: Path) -> None:
     again = evaluate(RowByRow(), batches(5), ATTACKS, output=tmp_path, resume=True, **OPTIONS)
     assert same(again, expected)
     assert len(path.read_text().splitlines()) == 40
+    part = evaluate(RowByRow(), batches(5)[:2], ATTACKS, output=tmp_path, resume=True, **OPTIONS)
+    assert part.index.tolist() == list(range(10))
     for changes, message in (
         ({"eps": 0.1}, "eps=0.1 instead of 0.08"),
         ({"norm": "l2"}, "norm='l2' instead of 'linf'"),

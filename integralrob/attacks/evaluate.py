@@ -153,7 +153,9 @@ def evaluate(
         distributed.barrier()  # nobody writes before all have read
     with frozen(model), tqdm(total=_length(loader), unit="batch", disable=not progress or rank > 0) as bar:
         cascade = _Cascade(model, attacks, options, seed)
+        asked: list[int] = []
         for number, (x, y, index) in enumerate(chain([] if first is None else [first], batches)):
+            asked.extend(index.tolist())
             fresh = torch.tensor([i not in records.done for i in index.tolist()], dtype=torch.bool)
             if number % ranks == rank and fresh.any():
                 records.add(*cascade.run(x[fresh.to(x.device)], y[fresh.to(y.device)], index[fresh]))
@@ -164,7 +166,7 @@ def evaluate(
         gathered: list[Any] = [None] * ranks
         distributed.all_gather_object(gathered, done)
         done = {index: record for part in gathered for index, record in part.items()}
-    return _summary(done, tuple(attacks))
+    return _summary([done[index] for index in sorted(asked)], tuple(attacks))
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,8 @@ def _accepted(attack: Attack, options: dict[str, Any]) -> dict[str, Any]:
 def _describe(attack: Attack) -> dict[str, Any]:
     """What distinguishes the results of one attack from those of another."""
     if isinstance(attack, partial):
-        return {**_describe(attack.func), **attack.keywords}
+        first = {"arguments": attack.args} if attack.args else {}
+        return {**_describe(attack.func), **first, **attack.keywords}
     return {"function": getattr(attack, "__qualname__", type(attack).__qualname__)}
 
 
@@ -298,8 +301,7 @@ def _indexed(loader: Iterable[Sequence[Tensor]]) -> Iterator[tuple[Tensor, Tenso
         yield x, y, index.cpu()
 
 
-def _summary(done: dict[int, Record], names: tuple[str, ...]) -> Evaluation:
-    records = [done[index] for index in sorted(done)]
+def _summary(records: list[Record], names: tuple[str, ...]) -> Evaluation:
     return Evaluation(
         names,
         torch.tensor([record.index for record in records], dtype=torch.int64),
