@@ -223,8 +223,8 @@ class _Cascade:
         norm, eps, bounds = (self.options[key] for key in ("norm", "eps", "bounds"))
         rounding = torch.finfo(x.dtype).eps
         size = BALLS[norm].norm(adversarial.double() - x.double()).max().item()
-        # each entry of x + δ is rounded: in linf that counts once, else the steps round towards x
-        if not size <= eps + rounding * (eps + x.abs().max().item()):
+        # a few roundings of the radius, as an attack may sum in the dtype of x, and one of an entry of x + δ
+        if not size <= eps + rounding * (8 * eps + x.abs().max().item()):
             raise RuntimeError(f"{name}: expected samples within eps={eps} of x in {norm}, got one at {size}")
         low, high = (value.item() for value in torch.aminmax(adversarial))
         lowest, highest = (-torch.inf, torch.inf) if bounds is None else torch.tensor(bounds, dtype=x.dtype).tolist()
