@@ -359,8 +359,8 @@ class L2Search : public BallSearch {
     static INTEGRALROB_INLINE double square(A x, double unit) { return (x * unit) * (x * unit); }
 
   private:
-    // Of the squared norm: a rounding of ε, of which squares of float64, rounded themselves, take a half.
-    static constexpr double kLeeway = (sizeof(A) == 4 ? 2 : 1) * kRounding<A>;
+    // Of the squared norm: a rounding of ε; none in float64, where the squares' own roundings take it.
+    static constexpr double kLeeway = sizeof(A) == 4 ? 2 * kRounding<A> : 0;
 
     A unit_;
 
