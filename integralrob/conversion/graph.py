@@ -195,6 +195,8 @@ class _Groups:
 
 
 def _without_form(module: nn.Module) -> str | None:
+    if any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
+        return "has complex weights"
     if has_integral_form(module):
         return None
     if isinstance(module, nn.modules.conv._ConvTransposeNd) and channel_groups(module) > 1:
