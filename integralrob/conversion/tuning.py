@@ -94,7 +94,7 @@ def _repeated(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
             yield batch[0], batch[1]
         if given == start:
             raise ValueError(
-                f"batches: expected an iterable that can be gone through again, got one that ended after {given} batches"
+                f"batches: expected an iterable that can be gone through again, got one that ended after {given}"
             )
 
 
