@@ -178,8 +178,10 @@ class ContinuousWeight(nn.Module):
         if self._placed and self._placed[0][1].dtype == dtype and self._placed[0][1].device == device:
             return self._placed
         placed = tuple((start.to(device), weight.to(device, dtype)) for start, weight in self._bands)
-        # Tensors that are made in inference mode, or by a compiled graph, are not for later use in eager training.
-        if not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled():
+        # Tensors that are made in inference mode, by a compiled graph, or in a mode such as FakeTensorMode are not for
+        # later use in eager training.
+        own = all(type(weight) is Tensor for _, weight in placed)
+        if own and not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled():
             self._placed = placed
         return placed
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from typing_extensions import Self
 
 from .._checks import describe
@@ -86,6 +87,10 @@ class SampledStatistics(SampledModule):
     """
 
     track_running_stats: bool
+    affine: bool
+    eps: float
+    weight: Tensor
+    bias: Tensor
     _integral_updates: dict[str, Tensor] | None = None
     _integral_calibrated: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -103,9 +108,16 @@ class SampledStatistics(SampledModule):
     def _integral_sample(self, name: str) -> Tensor:
         if self._integral_updates is not None and name in self._integral_updates:
             return self._integral_updates[name]
+        if name not in STATISTICS:
+            return super()._integral_sample(name)
+        with torch.no_grad():  # torch's norms have no derivative in them
+            return self._integral_statistic(name)
+
+    def _integral_statistic(self, name: str) -> Tensor:
+        """Running statistics at the present size, differentiable in trainable partitions."""
         if name in self._integral_calibrated:
             return self._integral_calibrated[name]
-        if name != "running_var":
+        if name == "running_mean":
             return super()._integral_sample(name)
         continuous = cast("ContinuousWeight", self.integral_tensors[name])
         return continuous.kept(
@@ -115,7 +127,9 @@ class SampledStatistics(SampledModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The twin's forward pass."""
-        if not (self.training and self.track_running_stats):
+        if not self.training:
+            return self._integral_evaluate(*args, **kwargs)
+        if not self.track_running_stats:
             return super().forward(*args, **kwargs)
         self.integral_calibrate({})
         before = {name: self._integral_sample(name) for name in STATISTICS}
@@ -127,6 +141,17 @@ class SampledStatistics(SampledModule):
         finally:
             self._integral_updates = None
         return result
+
+    def _integral_evaluate(self, input: Tensor) -> Tensor:
+        """The twin's forward pass in evaluation, differentiable in trainable partitions."""
+        statistics = [self._integral_statistic(name) for name in STATISTICS]
+        if not any(values.requires_grad for values in statistics):
+            return super().forward(input)
+        unbatched = isinstance(self, _InstanceNorm) and input.dim() == self._get_no_batch_dim()
+        shape = [-1, *[1] * (input.dim() - (1 if unbatched else 2))]
+        mean, variance = (values.view(shape) for values in statistics)
+        result = (input - mean) * (variance + self.eps).rsqrt()
+        return result * self.weight.view(shape) + self.bias.view(shape) if self.affine else result
 
     @torch.no_grad()
     def _integral_pull_back(self, name: str, before: Tensor, after: Tensor) -> None:

@@ -87,7 +87,7 @@ def recalibrate_batch_norms_(
             else:
                 forward(batch)
     if empty:
-        raise ValueError("batches: expected at least one, got none")
+        raise ValueError("batches: expected at least one batch, got none")
     if not any(moments.count for moments in seen.values()):
         raise RuntimeError("model: expected batches that reach a batch norm, got none that does")
     for norm, moments in seen.items():
