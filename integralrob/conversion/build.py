@@ -19,6 +19,7 @@ from .graph import ChannelGroup, ReportEntry
 from .model import Group, IntegralModel
 from .ordering import Permutation
 from .tensors import Member, axis_size, channel_groups, owner_of, sizes_of, tensors_of
+from .transformer_layers import avoid_fused_kernels
 
 __all__ = ["build", "slices_of"]
 
@@ -56,7 +57,7 @@ def build(
             model.set_submodule(name, _integral(layer, carried, sampling))
         else:
             _make_sampled(layer, parameter, carried, sampling)
-    _use_own_code(model)
+    avoid_fused_kernels(model)
     return IntegralModel(model, continuous, report)
 
 
@@ -152,10 +153,3 @@ def _axis(layer: nn.Module, parameter: str | None, carried: Carried) -> tuple[Ax
         [partition or length // block for partition, length in parts],
         [1 if partition is None else length // block for partition, length in parts],
     ), block
-
-
-def _use_own_code(model: nn.Module) -> None:
-    """Keeps transformer layers from a fused kernel of torch's that reads weights where integral layers sample them."""
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # which only says whether that kernel has the activation

@@ -20,7 +20,9 @@ from ..partition import Partition, TrainablePartition, UniformPartition
 from .graph import ReportEntry
 from .ordering import check_permutation
 from .size_draws import SizeDraws
+from .state import rehearse_load
 from .tensors import Member, owner_of
+from .transformer_layers import allow_fused_kernels
 from .tuning import tune_partition
 
 __all__ = ["Group", "IntegralModel"]
@@ -265,6 +267,7 @@ class IntegralModel(nn.Module):
         for layer in module.modules():
             if isinstance(layer, SampledModule):
                 layer.integral_discretize_()
+        allow_fused_kernels(module)
         return module
 
     def layer(self, name: str) -> IntegralLayer | SampledModule:
@@ -275,6 +278,25 @@ class IntegralModel(nn.Module):
         return layer
 
     # ---------------------------------------------------------------------------------------------------------- state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """See `torch.nn.Module.load_state_dict`; an error names the groups that are at fault, and nothing is changed.
+
+        With `strict=False`, and a state without them, sizes and orders stay as they are; a wrong one is an error
+        nonetheless. Parameters keep their identity (unless `assign`), so that optimizers made before go on, but for
+        those of partitions that change their size or kind.
+
+        As a part of another module, whose `load_state_dict` does not call this one, sizes and orders are all checked
+        before anything of this model is changed; tensors are not, as torch looks at each when it copies it.
+
+        Raises:
+            TypeError, ValueError: sizes, orders or kinds of partitions, as of `set_extra_state`.
+            RuntimeError: keys or shapes, as of torch's.
+
+        Complexity: beside torch's own, a copy of the modules without their tensors.
+        """
+        rehearse_load(self, state_dict, strict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Sizes and orders of the groups, and whether their partitions are trainable, for `state_dict`."""
