@@ -1,13 +1,16 @@
 """An integral model's state, copies, averages and optimizers, whatever its sizes, orders and partitions."""
 
 import copy
+import functools
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import networks
+import numpy as np
 import pytest
 import torch
 from models import PlainCNN, converted
@@ -25,13 +28,27 @@ pytest.importorskip("torch_pruning")
 NETWORKS = [PlainCNN, networks.DenseNet40, networks.ViT, networks.BERT, networks.GatedConv]
 
 
-def prepared(network: type[nn.Module], **arguments: object) -> tuple[torch.Tensor, IntegralModel]:
-    """The example, and the converted network at uneven sizes, with norms kept."""
-    _, x, integral = converted(network, fuse_bn=False, **arguments)
+@functools.cache
+def _converted(network: type[nn.Module], order: Any) -> tuple[nn.Module, torch.Tensor, IntegralModel]:
+    return converted(network, fuse_bn=False, order=order)
+
+
+def fresh(network: type[nn.Module]) -> IntegralModel:
+    """The converted network, with norms kept, at full size and in the given order; for each test anew."""
+    return copy.deepcopy(_converted(network, None)[2])
+
+
+def prepared(network: type[nn.Module]) -> tuple[torch.Tensor, IntegralModel]:
+    """The example, and the converted network in another order, at uneven sizes."""
+    _, x, integral = copy.deepcopy(_converted(network, backwards))
     integral.resize(
         {name: max(2, group.full_size - 1 - i % 3) for i, (name, group) in enumerate(integral.groups.items())}
     )
     return x, integral
+
+
+def backwards(distance: np.ndarray) -> np.ndarray:
+    return np.arange(len(distance))[::-1]
 
 
 def with_trainable_partitions(integral: IntegralModel) -> None:
@@ -75,7 +92,7 @@ def test_a_state_has_sizes_orders_and_partitions(network, trainable):
     if trainable:
         with_trainable_partitions(integral)
     expected = integral.eval()(x)
-    _, _, other = converted(network, fuse_bn=False, order=None)
+    other = fresh(network)
     optimised = list(other.parameters())
     assert other.load_state_dict(through_a_file(integral.state_dict())) == ([], [])
     assert other.sizes == integral.sizes
@@ -113,7 +130,7 @@ def test_what_is_no_tensor_is_plain(network):
 def test_assign_takes_the_tensors_themselves():
     x, integral = prepared(networks.DenseNet40)
     state = through_a_file(integral.state_dict())
-    _, _, other = converted(networks.DenseNet40, fuse_bn=False, order=None)
+    other = fresh(networks.DenseNet40)
     other.load_state_dict(state, assign=True)
     assert dict(other.named_parameters())["module.1.norm.weight"].data_ptr() == state["module.1.norm.weight"].data_ptr()
     assert torch.equal(other.eval()(x), integral.eval()(x))
@@ -133,7 +150,7 @@ MEMBERS = [
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "shape"])
 def test_a_load_that_fails_names_the_groups_and_changes_nothing(network, key, groups, damage):
     x, integral = prepared(network)
-    state = copy.deepcopy(converted(network, fuse_bn=False, order=None)[2].state_dict())
+    state = copy.deepcopy(fresh(network).state_dict())
     if damage == "missing":
         del state[key]
     elif damage == "unexpected":
@@ -192,7 +209,7 @@ def test_the_state_of_the_discrete_network_is_refused():
 def test_without_sizes_and_orders_those_of_the_model_stay():
     x, integral = prepared(PlainCNN)
     state = {key: value for key, value in integral.state_dict().items() if key != "_extra_state"}
-    _, _, other = converted(PlainCNN, fuse_bn=False, order=None)
+    other = fresh(PlainCNN)
     before = other.get_extra_state()
     with pytest.raises(RuntimeError, match="_extra_state"):
         other.load_state_dict(state)
@@ -206,7 +223,7 @@ def test_as_a_part_of_another_module():
     x, integral = prepared(networks.DenseNet40)
     with_trainable_partitions(integral)
     whole = nn.Sequential(nn.Identity(), integral).eval()
-    other = nn.Sequential(nn.Identity(), converted(networks.DenseNet40, fuse_bn=False, order=None)[2]).eval()
+    other = nn.Sequential(nn.Identity(), fresh(networks.DenseNet40)).eval()
     other.load_state_dict(through_a_file(whole.state_dict()))
     assert torch.equal(other(x), whole(x))
     state, before = whole.state_dict(), everything(other)
@@ -272,7 +289,7 @@ def test_moving_averages(use_buffers):
     average.module.resize(integral.sizes)  # its sizes are its own
     assert not torch.equal(average.eval()(x), integral.eval()(x))
     assert torch.equal(average.module.discretize()(x), average(x))
-    other = AveragedModel(converted(networks.DenseNet40, fuse_bn=False, order=None)[2], use_buffers=use_buffers)
+    other = AveragedModel(fresh(networks.DenseNet40), use_buffers=use_buffers)
     other.load_state_dict(through_a_file(average.state_dict()))
     assert torch.equal(other.eval()(x), average(x))
 
@@ -306,7 +323,7 @@ def test_an_optimizer_made_before_goes_on_after_resizes_and_loads(make):
         for value in optimizer.state[parameter].values():
             assert value is None or value.dim() == 0 or value.shape == parameter.shape
 
-    resumed = converted(networks.DenseNet40, fuse_bn=False, order=None)[2].train()
+    resumed = fresh(networks.DenseNet40).train()
     again = make(resumed.parameters())
     resumed.load_state_dict(saved["model"])
     again.load_state_dict(copy.deepcopy(saved["optimizer"]))  # which it would go on in

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import torch
 from torch import nn
@@ -58,10 +58,12 @@ def group_orders(
     try:
         searches = {group.name: pool.submit(ordered, group) for group in groups}
         try:
-            wait(searches.values())
+            done, _ = wait(searches.values(), return_when=FIRST_EXCEPTION)
+            for searched in done:
+                searched.result()  # raises what the search raised
         except KeyboardInterrupt:
             stopped.set()
-        found = {name: search.result() for name, search in searches.items()}
+        found = {name: searched.result() for name, searched in searches.items()}
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
