@@ -604,6 +604,56 @@ def test_weights_that_an_embedding_shares_with_the_output_stay_discrete_and_shar
     assert integral.discretize().mlp[0].out_features == 16
 
 
+class Conv1D(nn.Module):
+    """GPT-2's linear layer as transformers has it."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        size_out = (*x.size()[:-1], self.nf)
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(size_out)
+
+
+Conv1D.__module__ = "transformers.pytorch_utils"
+
+
+def test_linear_layers_of_gpt2_are_continuous():
+    class Residual(nn.Module):
+        example_shape = (2, 5, 6)
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+            self.mlp, self.unused = nn.Sequential(Conv1D(32, 16), nn.GELU(), Conv1D(16, 32)), Conv1D(4, 4)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(x + self.mlp(self.norm(x)))
+
+    model, x, integral = converted(Residual)
+    members = {name: [(m.layer, m.dim) for m in group.members] for name, group in integral.groups.items()}
+    assert members == {
+        "first": [("first", 0), ("norm", 0), ("last", 1), ("mlp.0", 1), ("mlp.2", 0)],
+        "mlp.0": [("mlp.0", 0), ("mlp.2", 1)],
+    }
+    assert {entry.name for entry in integral.report} == {"last", "unused"}
+    assert relative_difference(integral(x), model(x)) < 3e-6
+    integral.resize({"first": 10, "mlp.0": 12})
+    discrete = integral.discretize()
+    assert [(layer.nx, layer.nf, tuple(layer.weight.shape)) for layer in (discrete.mlp[0], discrete.mlp[2])] == [
+        (10, 12, (10, 12)), (12, 10, (12, 10)),
+    ]  # fmt: skip
+    assert torch.equal(discrete(x), integral(x))
+    linear = integral.discretize()  # the same as with torch's own layers
+    for i in (0, 2):
+        linear.mlp[i] = nn.Linear(*linear.mlp[i].weight.shape)
+        linear.mlp[i].weight, linear.mlp[i].bias = nn.Parameter(discrete.mlp[i].weight.T), discrete.mlp[i].bias
+    assert relative_difference(linear(x), discrete(x)) < 1e-6
+
+
 def test_complex_weights_stay_discrete():
     class Complex(models.MLP):
         def forward(self, x):
