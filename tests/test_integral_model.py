@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from models import NETWORKS, converted
 from torch import nn
 
 from integralrob.conversion import convert
+from integralrob.conversion.model import _nearest_size
 from integralrob.nn import IntegralLayer
 from integralrob.partition import UniformPartition
 
@@ -192,6 +195,14 @@ def test_sizes_are_multiples_on_request(size, multiple_of, sizes):
     _, _, integral = converted(models.PlainCNN)
     integral.resize(size, multiple_of=multiple_of)
     assert integral.sizes == sizes
+
+
+@given(st.integers(2, 70), st.floats(1e-3, 64), st.integers(1, 40))
+def test_no_multiple_is_nearer(full_size, fraction, multiple_of):
+    size = _nearest_size(full_size, fraction, multiple_of)
+    possible = [s for s in range(2, 64 * full_size + 1) if s % multiple_of == 0 or s == full_size]
+    assert size in possible
+    assert abs(size - fraction * full_size) == min(abs(s - fraction * full_size) for s in possible)
 
 
 def test_a_bad_multiple_changes_nothing():
