@@ -71,6 +71,7 @@ class IntegralModel(nn.Module):
         self.groups = {group.name: group for group in groups}
         self.report = list(report)
         self.size_draws = SizeDraws()
+        self._norms = [layer for layer in module.modules() if isinstance(layer, SampledStatistics)]
         self.training = module.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -117,9 +118,8 @@ class IntegralModel(nn.Module):
             self.groups[name].partition.resize(points)
         self._refresh(wanted)
         if self.sizes != before:  # what is upstream of a norm changes its statistics too
-            for module in self.modules():
-                if isinstance(module, SampledStatistics):
-                    module.integral_calibrate({})
+            for norm in self._norms:
+                norm.integral_calibrate({})
 
     def _refresh(self, names: Iterable[str]) -> None:
         """The layers of these groups follow their partitions."""

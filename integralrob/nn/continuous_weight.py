@@ -116,6 +116,11 @@ class ContinuousWeight(nn.Module):
             shape[dim] = size * block
         return tuple(shape)
 
+    @property
+    def has_trainable_points(self) -> bool:
+        """Whether a sample that is made now has a gradient in a partition."""
+        return self._bands is None and torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
     def resize(self, sizes: Sequence[int | None]) -> None:
         """Changes the number of points per entry of `dims`; None leaves one as it is.
 

@@ -98,6 +98,7 @@ class KeptSample:
         entry = self._entry  # once: another thread may put another one there
         if entry is None or not entry.is_of(sources, settings):
             with torch.inference_mode(False), torch.no_grad():
+                versions = tuple(source._version for source in sources)  # before another thread may write
                 sample = make()
                 # In a mode such as FakeTensorMode the sample is not for others; and other processes count no versions.
                 if type(sample) is not Tensor or any(not source.is_cuda and source.is_shared() for source in sources):
@@ -106,7 +107,7 @@ class KeptSample:
                     sample,
                     sample._version,
                     tuple(sources),
-                    tuple(source._version for source in sources),
+                    versions,
                     tuple(source.detach() for source in sources),
                     settings,
                     _fused_steps,

@@ -127,9 +127,9 @@ class SampledStatistics(SampledModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The twin's forward pass."""
-        if not self.training:
+        if not self.training and self.integral_tensors["running_mean"].has_trainable_points:
             return self._integral_evaluate(*args, **kwargs)
-        if not self.track_running_stats:
+        if not (self.training and self.track_running_stats):
             return super().forward(*args, **kwargs)
         self.integral_calibrate({})
         before = {name: self._integral_sample(name) for name in STATISTICS}
@@ -143,13 +143,10 @@ class SampledStatistics(SampledModule):
         return result
 
     def _integral_evaluate(self, input: Tensor) -> Tensor:
-        """The twin's forward pass in evaluation, differentiable in trainable partitions."""
-        statistics = [self._integral_statistic(name) for name in STATISTICS]
-        if not any(values.requires_grad for values in statistics):
-            return super().forward(input)
+        """The twin's forward pass in evaluation, differentiable in the partitions."""
         unbatched = isinstance(self, _InstanceNorm) and input.dim() == self._get_no_batch_dim()
         shape = [-1, *[1] * (input.dim() - (1 if unbatched else 2))]
-        mean, variance = (values.view(shape) for values in statistics)
+        mean, variance = (self._integral_statistic(name).view(shape) for name in STATISTICS)
         result = (input - mean) * (variance + self.eps).rsqrt()
         return result * self.weight.view(shape) + self.bias.view(shape) if self.affine else result
 
