@@ -258,6 +258,9 @@ class IntegralModel(nn.Module):
         """A copy of the network at the present sizes, with `torch.nn` layers only and smaller tensors.
 
         It needs and knows nothing of this package; flags (train, `requires_grad`) are kept.
+
+        `torch.save`, `torch.export`, `torch.compile` and `torch.onnx.export` take it as they would take the network that
+        was converted. (All but the last take the `IntegralModel` too: an exported one has the sizes that it had then.)
         """
         memo: dict[int, Any] = {}
         for layer in self.module.modules():
