@@ -259,8 +259,8 @@ class IntegralModel(nn.Module):
 
         It needs and knows nothing of this package; flags (train, `requires_grad`) are kept.
 
-        `torch.save`, `torch.export`, `torch.compile` and `torch.onnx.export` take it as they would take the network that
-        was converted. (All but the last take the `IntegralModel` too: an exported one has the sizes that it had then.)
+        `torch.save`, `torch.export`, `torch.compile` and `torch.onnx.export` take it as they would take the network
+        that was converted. (All but the last take the `IntegralModel` too: an exported one keeps its sizes.)
         """
         memo: dict[int, Any] = {}
         for layer in self.module.modules():
