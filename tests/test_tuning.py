@@ -30,7 +30,7 @@ def task(
 
 
 def tune(integral, batches, **arguments):
-    options = {"iterations": 20, "learning_rate": 0.03, "progress": False}
+    options = {"iterations": 12, "learning_rate": 0.03, "progress": False}
     return integral.tune_partition(batches, F.mse_loss, **{**options, **arguments})
 
 
@@ -51,7 +51,7 @@ def test_the_points_move_and_the_loss_falls(network):
     integral, batches = task(network)
     before, sizes = snapshot(integral), integral.sizes
     losses = tune(integral, batches[:1])
-    assert losses.shape == (20,)
+    assert losses.shape == (12,)
     assert not losses.requires_grad
     assert losses[-1] < losses[0]
     assert integral.sizes == sizes
@@ -75,7 +75,7 @@ def test_biases_and_norms_are_trained_if_asked():
         integral, batches = task(models.PlainCNN, fuse_bn=False)
         integral.module.fc1.bias.requires_grad_(False)
         before = snapshot(integral)
-        tune(integral, batches, biases=biases, norms=norms)
+        tune(integral, batches, biases=biases, norms=norms, iterations=2)
         after = snapshot(integral)
         changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
         of_layers = {f"module.{layer}.bias" for layer in ("conv1", "fc1", "fc2")}
