@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ def check_param_ndim(param_ndim: Any) -> None:
         raise TypeError(f"param_ndim: expected an int or None, got {describe(param_ndim)}")
 
 
+@functools.lru_cache(maxsize=1024)
 def batch_shape(shape: torch.Size, param_ndim: int | None) -> torch.Size:
     """``(N, *sub)`` with `param_ndim` axes in `sub`, counted from the last; a negative number leaves out so many axes.
 

@@ -122,7 +122,10 @@ class _FrankWolfeInBall(ParamTransformingOptimizer):
         div_by_zero_eps: float = TINY,
     ) -> None:
         super().__init__(
-            params, _frank_wolfe(epsilon, lr, use_default_lr_schedule, div_by_zero_eps), param_ndim=param_ndim
+            params,
+            _frank_wolfe(lr, use_default_lr_schedule, div_by_zero_eps),
+            param_ndim=param_ndim,
+            defaults={"lmo_scaling_factor": epsilon},
         )
 
     def add_param_group(self, param_group: Group) -> None:
@@ -133,20 +136,11 @@ class _FrankWolfeInBall(ParamTransformingOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        # absent until the inner optimizer has added it, which checks it by itself
-        check_per_row("epsilon", group.get("lmo_scaling_factor", 0), group)
+        check_per_row("epsilon", group["lmo_scaling_factor"], group)
 
 
-def _frank_wolfe(epsilon: Any, lr: Any, use_default_lr_schedule: Any, div_by_zero_eps: Any) -> Callable[..., Optimizer]:
-    if not isinstance(epsilon, Tensor):
-        check_real("epsilon", epsilon, minimum=0)
-    return partial(
-        FrankWolfe,
-        lr=lr,
-        lmo_scaling_factor=epsilon,
-        use_default_lr_schedule=use_default_lr_schedule,
-        div_by_zero_eps=div_by_zero_eps,
-    )
+def _frank_wolfe(lr: Any, use_default_lr_schedule: Any, div_by_zero_eps: Any) -> Callable[..., Optimizer]:
+    return partial(FrankWolfe, lr=lr, use_default_lr_schedule=use_default_lr_schedule, div_by_zero_eps=div_by_zero_eps)
 
 
 class L1FrankWolfe(_FrankWolfeInBall):
@@ -172,10 +166,12 @@ class L1FrankWolfe(_FrankWolfeInBall):
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
         if param.grad is None or param.grad.numel() == 0:
             return
-        rows = param.grad.flatten(1)
+        rows = param.grad.flatten(1)  # the same memory, where strides allow it
         largest = rows.abs().argmax(dim=1, keepdim=True)
         sign = rows.gather(1, largest).sign_()
-        param.grad.zero_().view(rows.shape).scatter_(1, largest, sign)
+        rows.zero_().scatter_(1, largest, sign)
+        if rows.data_ptr() != param.grad.data_ptr():
+            param.grad.copy_(rows.view(param.grad.shape))
 
 
 class L2FrankWolfe(_FrankWolfeInBall, L2NormedGradientOptim):
@@ -245,5 +241,13 @@ class L1qFrankWolfe(_FrankWolfeInBall, L1qNormedGradientOptim):
         div_by_zero_eps: float = TINY,
         generator: torch.Generator = torch.default_generator,
     ) -> None:
-        inner = _frank_wolfe(epsilon, lr, use_default_lr_schedule, div_by_zero_eps)
-        L1qNormedGradientOptim.__init__(self, params, inner, q=q, dq=dq, param_ndim=param_ndim, generator=generator)
+        L1qNormedGradientOptim.__init__(
+            self,
+            params,
+            _frank_wolfe(lr, use_default_lr_schedule, div_by_zero_eps),
+            q=q,
+            dq=dq,
+            param_ndim=param_ndim,
+            defaults={"lmo_scaling_factor": epsilon},
+            generator=generator,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from ..ops._dtypes import arithmetic_dtype
 from ._arguments import TINY, Group, check_defaults, check_generator, check_share
 from .transforming import InnerOptimizer, Params, ParamTransformingOptimizer
 
-# Squares of numbers within this range are numbers of float32.
+# Sums of squares are numbers of float32 where norms are in this range, ...
 _LEAST, _GREATEST = 1e-15, 1e15
+# ... which is not looked into for fewer entries.
+_SMALL = 16384
 
 
 class SignedGradientOptim(ParamTransformingOptimizer):
@@ -353,13 +356,15 @@ def check_range(group: Group) -> None:
 def row_norms(rows: Tensor, p: int) -> Tensor:
     """The norm of order p, 1 or 2, of each row of ``[N, ...]``, as ``[N, 1, ...]``, in the type of sums."""
     axes = tuple(range(1, rows.dim()))
-    norms = torch.linalg.vector_norm(rows, p, axes, keepdim=True, dtype=arithmetic_dtype(rows.dtype))
-    if p == 1 or norms.dtype == torch.float64:
-        return norms
-    if rows.device.type != "cpu":  # where memory is the limit, float64 costs nothing
-        return torch.linalg.vector_norm(rows, p, axes, keepdim=True, dtype=torch.float64).to(norms.dtype)
+    dtype = arithmetic_dtype(rows.dtype)
+    norms_in = functools.partial(torch.linalg.vector_norm, ord=p, dim=axes, keepdim=True)
+    if p == 1 or dtype == torch.float64:
+        return norms_in(rows, dtype=dtype)
+    # float64 costs nothing where memory or calls are the limit
+    if rows.device.type != "cpu" or rows.numel() < _SMALL:
+        return norms_in(rows, dtype=torch.float64).to(dtype)
+    norms = norms_in(rows, dtype=dtype)
     doubtful = ~((norms > _LEAST) & (norms < _GREATEST)).flatten()
     if doubtful.any():
-        again = torch.linalg.vector_norm(rows[doubtful], p, axes, keepdim=True, dtype=torch.float64)
-        norms[doubtful] = again.to(norms.dtype)
+        norms[doubtful] = norms_in(rows[doubtful], dtype=torch.float64).to(dtype)
     return norms

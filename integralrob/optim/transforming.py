@@ -12,7 +12,7 @@ from torch.optim import SGD, Optimizer
 
 from .._checks import check_real, describe
 from ._arguments import Group, check_defaults
-from ._batches import as_batch, check_param_ndim, write_back
+from ._batches import as_batch, batch_shape, check_param_ndim, write_back
 
 Params = Iterable[Any]
 InnerOptimizer = Optimizer | Callable[..., Optimizer]
@@ -156,44 +156,51 @@ class ParamTransformingOptimizer(Optimizer):
     def _post_step_transform_(self, param: Tensor, optim_group: Group) -> None:
         """Change ``param [N, ...]`` in place after the step."""
 
-    @torch.no_grad()
     def _apply_pre_step_transform_(self) -> None:
-        for group, param, batch in self._batches():
-            grad = batch.grad
+        for group, param in self._checked():
+            grad = param.grad
             if grad is None:
                 continue
-            self._pre_step_transform_(batch, optim_group=group)
-            if batch.grad is not grad and batch is not param:
-                raise ValueError(
-                    f"{type(self).__name__}._pre_step_transform_: expected it to write to param.grad, "
-                    "got another tensor in its place"
-                )
-            write_back(batch, param)
-            grad = param.grad
-            if grad is not None and group["grad_scale"] != 1:
+            if self._transforms("_pre_step_transform_"):
+                batch = as_batch(param, group["param_ndim"])
+                seen = batch.grad
+                self._pre_step_transform_(batch, optim_group=group)
+                if batch.grad is not seen and batch is not param:
+                    raise ValueError(
+                        f"{type(self).__name__}._pre_step_transform_: expected it to write to param.grad, "
+                        "got another tensor in its place"
+                    )
+                write_back(batch, param)
+            if group["grad_scale"] != 1:
                 grad.mul_(group["grad_scale"])
-            if grad is not None and group["grad_bias"] != 0:
+            if group["grad_bias"] != 0:
                 grad.add_(group["grad_bias"])
 
-    @torch.no_grad()
     def _apply_post_step_transform_(self) -> None:
-        for group, param, batch in self._batches():
-            self._post_step_transform_(batch, optim_group=group)
-            write_back(batch, param)
+        if self._transforms("_post_step_transform_"):
+            for group, param in self._checked():
+                batch = as_batch(param, group["param_ndim"])
+                self._post_step_transform_(batch, optim_group=group)
+                write_back(batch, param)
 
+    def _transforms(self, name: str) -> bool:
+        """Whether the class has such a transformation of its own."""
+        return getattr(type(self), name) is not getattr(ParamTransformingOptimizer, name)
+
+    @torch.no_grad()
     def project(self) -> None:
         """Transform the parameters as after a step, without one: a start that is outside of a ball is put inside."""
         self._apply_post_step_transform_()
 
-    def _batches(self) -> list[tuple[Group, Tensor, Tensor]]:
-        """All parameters, and them as batches: whatever is wrong with one shows before any is changed."""
-        batches = []
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None and param.grad.layout != torch.strided:
-                    raise RuntimeError(f"{type(self).__name__}: expected dense gradients, got {param.grad.layout}")
-                batches.append((group, param, as_batch(param, group["param_ndim"])))
-        return batches
+    def _checked(self) -> list[tuple[Group, Tensor]]:
+        """All parameters with their groups: what is wrong with one shows before any is changed."""
+        members = [(group, param) for group in self.param_groups for param in group["params"]]
+        for group, param in members:
+            if group["param_ndim"] is not None and abs(group["param_ndim"]) > param.dim():
+                batch_shape(param.shape, group["param_ndim"])  # says so
+            if param.grad is not None and param.grad.layout != torch.strided:
+                raise RuntimeError(f"{type(self).__name__}: expected dense gradients, got {param.grad.layout}")
+        return members
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -208,7 +215,8 @@ class ParamTransformingOptimizer(Optimizer):
 
     def _transformed(self, closure: Callable[[], Any]) -> Any:
         loss = closure()
-        self._apply_pre_step_transform_()
+        with torch.no_grad():
+            self._apply_pre_step_transform_()
         return loss
 
     def __getstate__(self) -> dict[str, Any]:

@@ -48,9 +48,10 @@ def uniform_like_l1_n_ball_(
     shape, radius, generator = _check(x, epsilon, param_ndim, generator)
     length = shape[1:].numel()
     position = _empty(shape, x, generator).view(shape[0], length).uniform_(generator=generator).sort(dim=1).values
-    gap = torch.diff(position, dim=1, prepend=position.new_zeros(len(position), 1))
+    gap = position.clone()
+    gap[:, 1:] -= position[:, :-1]
     sign = torch.empty_like(gap).uniform_(-1, 1, generator=generator).sign_()
-    x.copy_((sign * gap * per_row(radius, gap)).view(x.shape))
+    x.copy_(sign.mul_(gap).mul_(per_row(radius, gap)).view(x.shape))
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def uniform_like_l2_n_ball_(
     length = shape[1:].numel()
     sphere = _empty((shape[0], length + 2), x, generator).normal_(generator=generator)
     sphere /= torch.linalg.vector_norm(sphere, dim=1, keepdim=True)
-    x.copy_((sphere[:, :length] * per_row(radius, sphere)).reshape(x.shape))
+    x.copy_(sphere[:, :length].mul_(per_row(radius, sphere)).reshape(x.shape))
 
 
 @torch.no_grad()
@@ -113,12 +114,12 @@ def uniform_like_linf_n_ball_(
     if not isinstance(epsilon, Tensor):
         param_ndim = None
     shape, radius, generator = _check(x, epsilon, param_ndim, generator)
+    if not isinstance(radius, Tensor) and x.is_contiguous() and x.device == generator.device:
+        x.uniform_(-radius, radius, generator=generator)
+        return
     uniform = torch.empty_like(x, device=generator.device)  # with the strides of x: numbers come in the order of memory
-    if isinstance(radius, Tensor):
-        uniform.uniform_(-1, 1, generator=generator)
-        x.copy_((uniform.reshape(shape) * per_row(radius, uniform.new_empty(shape))).view(x.shape))
-    else:
-        x.copy_(uniform.uniform_(-radius, radius, generator=generator))
+    uniform.uniform_(-1, 1, generator=generator)
+    x.copy_((uniform.reshape(shape) * per_row(radius, uniform.new_empty(shape))).view(x.shape))
 
 
 def _check(x: Any, epsilon: Any, param_ndim: Any, generator: Any) -> tuple[torch.Size, float | Tensor, torch.Generator]:

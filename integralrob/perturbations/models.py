@@ -97,11 +97,11 @@ class AdditivePerturbation(nn.Module):
     >>> universal.delta
     Parameter containing:
     tensor([[-0.2793,  0.4783],
-            [-0.4031, -0.3316]], requires_grad=True)
+            [-0.4031,  0.3316]], requires_grad=True)
     >>> (universal(data) ** 2).mean().backward()
     >>> universal.delta.grad
     tensor([[0.3603, 0.7392],
-            [0.2985, 0.3342]])
+            [0.2985, 0.6658]])
     """
 
     def __init__(
