@@ -209,8 +209,8 @@ class _Best:
         if self.empty:
             self.data, self.losses, self.empty = data, losses, False
             return
-        better = losses < self.losses if self.targeted else losses > self.losses
-        better = better | (self.losses.isnan() & ~losses.isnan())
+        worse = losses >= self.losses if self.targeted else losses <= self.losses
+        better = ~worse & ~losses.isnan()  # so written, any number beats a NaN
         self.losses = torch.where(better, losses, self.losses)
         rows = better.reshape(better.shape + (1,) * (data.dim() - better.dim()))
         self.data = torch.where(rows, data, self.data)
