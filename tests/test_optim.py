@@ -168,7 +168,7 @@ def test_project_needs_no_gradient() -> None:
     assert delta.requires_grad
 
 
-# ----------------------------------------------------------------------------------------------------- hostile gradients
+# ---------------------------------------------------------------------------------------------------- hostile gradients
 
 
 @every
@@ -250,7 +250,7 @@ def test_no_axes(name: str) -> None:
 def test_sparse_gradients_change_nothing(name: str) -> None:
     first, second = normal(2, 3).requires_grad_(), normal(2, 3).requires_grad_()
     first.grad, second.grad = torch.ones(2, 3), torch.ones(2, 3).to_sparse()
-    with pytest.raises(RuntimeError, match="expected dense gradients, got torch.sparse_coo"):
+    with pytest.raises(RuntimeError, match=r"expected dense gradients, got torch\.sparse_coo"):
         EVERY[name]([first, second]).step()
     assert torch.equal(first.detach(), normal(2, 3))
     assert torch.equal(first.grad, torch.ones(2, 3))
@@ -352,7 +352,9 @@ def test_what_a_user_passes_in_is_not_changed() -> None:
 
 
 @every
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))]
+)
 def test_copies_go_on_alike(name: str, duplicate: Callable[[Any], Any]) -> None:
     def moved(optimizer: Any, seeds: range) -> Tensor:
         (param,) = optimizer.param_groups[0]["params"]
@@ -364,7 +366,11 @@ def test_copies_go_on_alike(name: str, duplicate: Callable[[Any], Any]) -> None:
     expected = moved(EVERY[name]([normal(3, 4).requires_grad_()]), range(5))
     original = EVERY[name]([normal(3, 4).requires_grad_()])
     moved(original, range(3))
+    original.register_step_post_hook(lambda *_: None)
+    torch.optim.lr_scheduler.StepLR(original, 1)
+    original._own = "kept"
     made = duplicate(original)
+    assert made._own == "kept"
     assert torch.equal(moved(made, range(3, 5)), expected)
     assert made.inner_opt.param_groups is made.param_groups
     assert made.inner_opt.state is made.state

@@ -14,7 +14,7 @@ from .._checks import check_bool, check_real
 from ._arguments import TINY, Group, check_per_row, check_share, per_row
 from ._batches import as_batch, write_back
 from .gradients import L1qNormedGradientOptim, L2NormedGradientOptim, SignedGradientOptim
-from .transforming import Params, ParamTransformingOptimizer
+from .transforming import Params, ParamTransformingOptimizer, state_to_copy
 
 
 class FrankWolfe(Optimizer):
@@ -104,8 +104,7 @@ class FrankWolfe(Optimizer):
             param.mul_(1 - weight).add_(param.grad, alpha=-weight * scale)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own leaves out what a subclass adds
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return state_to_copy(self)
 
 
 class _FrankWolfeInBall(ParamTransformingOptimizer):

@@ -220,8 +220,7 @@ class ParamTransformingOptimizer(Optimizer):
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own leaves out what a subclass adds
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return state_to_copy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -318,3 +317,13 @@ class ChainedParamTransformingOptimizer(ParamTransformingOptimizer):
 
     def _name(self) -> str:
         return " ○ ".join(link._name() for link in reversed(self.chain))
+
+
+def state_to_copy(optimizer: Optimizer) -> dict[str, Any]:
+    """What a copy takes over: all but hooks and the `step` that a scheduler wraps, which torch makes anew.
+
+    (Torch's own `__getstate__` leaves out what subclasses add, too.)
+    """
+    return {
+        name: value for name, value in vars(optimizer).items() if not name.startswith("_optimizer_") and name != "step"
+    }
