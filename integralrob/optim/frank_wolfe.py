@@ -60,7 +60,7 @@ class FrankWolfe(Optimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters; what it does not say is taken from `defaults`."""
-        super().add_param_group(param_group)
+        super().add_param_group({**self.defaults, **param_group})
         group = self.param_groups[-1]
         try:
             if self.use_default_lr_schedule:

@@ -116,10 +116,11 @@ class ParamTransformingOptimizer(Optimizer):
         )
         if own != theirs:
             raise ValueError("params: expected those of the InnerOpt that exists, or None, got others")
-        for group in inner.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+        completed = [{**self.defaults, **group} for group in inner.param_groups]
+        for group in completed:
             self._check_group(group)
+        for group, values in zip(inner.param_groups, completed, strict=True):
+            group.update(values)
         for name, value in self.defaults.items():
             inner.defaults.setdefault(name, value)
         self._share(inner)
@@ -158,23 +159,22 @@ class ParamTransformingOptimizer(Optimizer):
 
     def _apply_pre_step_transform_(self) -> None:
         for group, param in self._checked():
-            grad = param.grad
-            if grad is None:
+            if param.grad is None:
                 continue
             if self._transforms("_pre_step_transform_"):
                 batch = as_batch(param, group["param_ndim"])
-                seen = batch.grad
+                grad = batch.grad
                 self._pre_step_transform_(batch, optim_group=group)
-                if batch.grad is not seen and batch is not param:
+                if batch.grad is not grad and batch is not param:
                     raise ValueError(
                         f"{type(self).__name__}._pre_step_transform_: expected it to write to param.grad, "
                         "got another tensor in its place"
                     )
                 write_back(batch, param)
             if group["grad_scale"] != 1:
-                grad.mul_(group["grad_scale"])
+                param.grad.mul_(group["grad_scale"])
             if group["grad_bias"] != 0:
-                grad.add_(group["grad_bias"])
+                param.grad.add_(group["grad_bias"])
 
     def _apply_post_step_transform_(self) -> None:
         if self._transforms("_post_step_transform_"):
@@ -196,8 +196,7 @@ class ParamTransformingOptimizer(Optimizer):
         """All parameters with their groups: what is wrong with one shows before any is changed."""
         members = [(group, param) for group in self.param_groups for param in group["params"]]
         for group, param in members:
-            if group["param_ndim"] is not None and abs(group["param_ndim"]) > param.dim():
-                batch_shape(param.shape, group["param_ndim"])  # says so
+            batch_shape(param.shape, group["param_ndim"])
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise RuntimeError(f"{type(self).__name__}: expected dense gradients, got {param.grad.layout}")
         return members
