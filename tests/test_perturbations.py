@@ -269,6 +269,10 @@ def test_bounds_need_an_optimizer_that_projects() -> None:
         ValueError, match=r"bounds: expected a perturbation like the data, .* \(5, 6\) .* got .* \(6,\)"
     ):
         solve(bounds=(0, 1), optimizer=optim.L2ProjectedOptim, perturbation_model=universal)
+    with pytest.raises(
+        ValueError, match=r"data: expected values within bounds \(0.0, 1.0\), got values from .* to 1.2"
+    ):
+        solve(bounds=(0, 1), optimizer=optim.L2ProjectedOptim, data=DATA * 0 + 1.2)
 
 
 def test_bounds_with_a_chain() -> None:

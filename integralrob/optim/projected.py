@@ -51,13 +51,14 @@ def _with_ball(epsilon: float | Tensor, center: Tensor | None, bounds: Bounds, d
 
 
 def stay_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> None:
-    """Have a projecting optimizer keep ``center + parameter`` within `bounds` from now on.
+    """Have a projecting optimizer keep ``center + parameter`` within `bounds`, now and after each step.
 
     Raises:
         TypeError, ValueError: it does not project, or a parameter has another shape than `center`.
     """
     links = optimizer.chain if isinstance(optimizer, ChainedParamTransformingOptimizer) else (optimizer,)
-    if not any(isinstance(link, _ProjectedOptim) for link in links):
+    projects = any(isinstance(link, _ProjectedOptim) for link in links)
+    if not (isinstance(optimizer, ParamTransformingOptimizer) and projects):
         raise TypeError(
             "bounds: expected an optimizer that projects (LinfProjectedOptim, L2ProjectedOptim, L1ProjectedOptim), got "
             f"{type(optimizer).__name__}"
@@ -70,6 +71,7 @@ def stay_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> None:
             )
     for group in optimizer.param_groups:
         group["center"], group["bounds"] = center, bounds
+    optimizer.project()
 
 
 class LinfProjectedOptim(_ProjectedOptim, SignedGradientOptim):

@@ -16,7 +16,6 @@ from .._checks import check_bool, check_int, check_tensor, describe
 from ..attacks._model_state import frozen
 from ..ops._arguments import Bounds, check_bounds
 from ..optim.projected import stay_within
-from ..optim.transforming import ParamTransformingOptimizer
 from .models import AdditivePerturbation, PerturbationModel
 
 Solver = Callable[..., tuple[Tensor, Tensor]]
@@ -63,9 +62,9 @@ def gradient_ascent(
         use_best: per sample return the best of all steps, the start included, not the last. A NaN loss never is.
         criterion: ``(outputs, target) -> losses [N]``; None is cross entropy.
         reduction_fn: losses to a scalar; with a universal perturbation `torch.mean`.
-        bounds: ``(lo, hi)`` that perturbed data keep to; for optimizers that project (`LinfProjectedOptim`,
-            `L2ProjectedOptim`, `L1ProjectedOptim`, or a chain with one) a perturbation of the shape of `data`. The
-            start is projected too.
+        bounds: ``(lo, hi)`` of `data`, to which perturbed data keep too; for optimizers that project
+            (`LinfProjectedOptim`, `L2ProjectedOptim`, `L1ProjectedOptim`, or a chain with one) a perturbation of the
+            shape of `data`. The start is projected as well.
         **optim_kwargs: for `optimizer`.
 
     Returns:
@@ -118,9 +117,8 @@ def gradient_ascent(
         perturb = _instantiated(perturbation_model, data, optimizer)
         optim = _optimizer_of(perturb, optimizer, optim_kwargs)
         if bounds is not None:
+            _check_within(data, bounds)
             stay_within(optim, data, bounds)
-            assert isinstance(optim, ParamTransformingOptimizer)
-            optim.project()
 
         best = _Best(targeted)
         for _ in range(steps):
@@ -219,6 +217,13 @@ class _Best:
 def _usable(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     return tensor.clone() if tensor.is_inference() else tensor  # autograd refuses to save inference tensors
+
+
+def _check_within(data: Tensor, bounds: tuple[float, float]) -> None:
+    lowest, highest = torch.tensor(bounds, dtype=data.dtype).tolist()  # so that values clipped to the bounds pass
+    if not bool(((data >= lowest) & (data <= highest)).all()):
+        low, high = data.min().item(), data.max().item()
+        raise ValueError(f"data: expected values within bounds {bounds}, got values from {low:.6g} to {high:.6g}")
 
 
 def _clamped(perturbed: Tensor, bounds: Bounds) -> Tensor:
