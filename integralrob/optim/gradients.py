@@ -19,6 +19,7 @@ from .transforming import InnerOptimizer, Params, ParamTransformingOptimizer
 _LEAST, _GREATEST = 1e-15, 1e15
 # ... which is not looked into for fewer entries.
 _SMALL = 16384
+_CACHED = 2**17  # entries
 
 
 class SignedGradientOptim(ParamTransformingOptimizer):
@@ -359,8 +360,9 @@ def row_norms(rows: Tensor, p: int) -> Tensor:
     axes = tuple(range(1, rows.dim()))
     dtype = arithmetic_dtype(rows.dtype)
     on_cpu = rows.device.type == "cpu"
-    if p == 1 and on_cpu:  # a quarter of the time of its norm
-        return rows.abs().sum(axes, keepdim=True, dtype=dtype)
+    if p == 1 and on_cpu:  # a quarter of the time of the norm, by parts that stay in the cache
+        parts = rows.split(max(1, _CACHED // max(1, rows.shape[1:].numel())))
+        return torch.cat([part.abs().sum(axes, keepdim=True, dtype=dtype) for part in parts])
     norms_in = functools.partial(torch.linalg.vector_norm, rows, p, axes, keepdim=True)
     if p == 1 or dtype == torch.float64:
         return norms_in(dtype=dtype)
