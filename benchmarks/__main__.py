@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import balls, projection, report, sampling
+from benchmarks import balls, perturbations, projection, report, sampling
 from benchmarks.harness import Harness, Outcome, Settings
 
-FAMILIES = (sampling, projection, balls)
+FAMILIES = (sampling, projection, balls, perturbations)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -79,7 +79,7 @@ def main() -> None:
     print("| network | continuous groups | discrete | difference at full size | weights at half size | s | s of CPU |")
     print("|---|---|---|---|---|---|---|")
     for name in arguments.networks:
-        print(_row(name, None if arguments.no_order else "two_opt", not arguments.keep_norms), flush=True)
+        print(_row(name, None if arguments.no_order else "shortest_path", not arguments.keep_norms), flush=True)
 
 
 if __name__ == "__main__":

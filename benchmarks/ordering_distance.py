@@ -72,7 +72,7 @@ def main() -> None:
             if not any(part in distance_name for part in options.distances):
                 continue
             name = f"{distance_name} | {order}"
-            with mock.patch("integralrob.conversion.algorithm.channel_distance", DISTANCES[distance_name]):
+            with mock.patch("integralrob.conversion.group_orders.channel_distance", DISTANCES[distance_name]):
                 integral = convert(network, data.test_x[:4], order=None if order == "none" else order, progress=False)
             curves.setdefault(f"converted | {name}", []).append(_curve(integral, data))
             if options.converted:

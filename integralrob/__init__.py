@@ -1,6 +1,6 @@
 """integralrob: integral neural networks and adversarial robustness, on fused kernels."""
 
-from . import attacks, nn, ops, partition, quadrature
+from . import attacks, nn, ops, optim, partition, perturbations, quadrature, training
 from .build_info import build_info
 from .conversion import IntegralModel, convert
 
@@ -12,8 +12,11 @@ __all__ = [
     "convert",
     "nn",
     "ops",
+    "optim",
     "partition",
+    "perturbations",
     "quadrature",
+    "training",
 ]
 
 __version__ = "0.1.0"

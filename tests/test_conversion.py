@@ -519,6 +519,157 @@ def test_inference_tensors_in_a_model_are_an_error():
         convert(model, models.example(models.MLP), progress=False)
 
 
+def with_layer(model: nn.Sequential, index: int, layer: nn.Module) -> nn.Module:
+    model[index] = layer
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("error", "message", "make"),
+    [
+        (ValueError, "model: .* values, got '0.weight' on the device meta", lambda m: m.to("meta")),
+        (
+            ValueError,
+            "model: .* values, got '2.weight' on",
+            lambda m: with_layer(m, 2, nn.Linear(24, 16, device="meta")),
+        ),
+        (ValueError, "model: .* run once, got '2.weight' without", lambda m: with_layer(m, 2, nn.LazyLinear(16))),
+        (TypeError, "model: the parameter '0.weight': .*float8", lambda m: m.to(torch.float8_e4m3fn)),
+        (TypeError, "model: .* the ScriptModule '2'", lambda m: with_layer(m, 2, torch.jit.script(m[2]))),
+        (RuntimeError, "example_inputs: the model does not run on them: .*dtype", lambda m: m.double()),
+        (
+            RuntimeError,
+            "example_inputs: the model does not run on them: ",
+            lambda m: with_layer(m, 0, nn.Linear(5, 24)),
+        ),
+    ],
+)
+def test_models_without_values_or_that_do_not_run_are_refused(error, message, make):
+    model, x = make(models.seeded(models.MLP)), models.example(models.MLP)
+    with pytest.raises(error, match=f"^{message}"):
+        convert(model, x, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    model, x = models.seeded(models.PlainCNN).to(dtype), models.example(models.PlainCNN).to(dtype)
+    integral = convert(model, x, progress=False)
+    assert list(integral.groups) == ["conv1", "conv2", "fc1"]
+    assert {parameter.dtype for parameter in integral.parameters()} == {dtype}
+    assert relative_difference(integral(x), model(x)) < 64 * torch.finfo(dtype).eps
+    integral.resize(0.5)
+    assert integral(x).dtype == dtype
+    assert torch.equal(integral.discretize()(x), integral(x))
+
+
+def test_dropout_is_off_while_groups_are_looked_for_and_on_in_training_as_before():
+    model = nn.Sequential(nn.Linear(12, 24), nn.Dropout(0.5), nn.ReLU(), nn.Linear(24, 3)).train()
+    x = models.example(models.MLP)
+    integral = convert(model, x, progress=False)
+    assert list(integral.groups) == ["0"]
+    assert integral.training
+    assert not torch.equal(integral(x), integral(x))
+    integral.resize(0.5)
+    assert not torch.equal(integral(x), integral(x))
+    torch.testing.assert_close(integral.eval()(x), integral.discretize()(x))
+    integral.resize(1.0)
+    torch.testing.assert_close(integral(x), copy.deepcopy(model).eval()(x))
+
+
+class LanguageModel(nn.Module):
+    """Its output layer reads the embedding's weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.norm, self.head = nn.Embedding(30, 16), nn.LayerNorm(16), nn.Linear(16, 30, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        self.head.weight = self.words.weight
+
+    def forward(self, words):
+        x = self.words(words)
+        return self.head(x + self.mlp(self.norm(x)))
+
+
+def test_weights_that_an_embedding_shares_with_the_output_stay_discrete_and_shared():
+    model, words = models.seeded(LanguageModel), torch.tensor([[1, 2, 29]])
+    integral = convert(model, words, progress=False)
+    assert list(integral.groups) == ["mlp.0"]
+    reasons = {entry.name: entry.reason for entry in integral.report}
+    assert reasons == {"words": "shares a parameter with another module", "head": "is an output of the model"}
+    assert relative_difference(integral(words), model(words)) < 1e-6
+    integral.resize(0.5)
+    for network in (integral.module, integral.discretize(), copy.deepcopy(integral).module):
+        assert network.head.weight is network.words.weight
+    assert integral.discretize().mlp[0].out_features == 16
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer as transformers has it."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        size_out = (*x.size()[:-1], self.nf)
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(size_out)
+
+
+Conv1D.__module__ = "transformers.pytorch_utils"
+
+
+def test_linear_layers_of_gpt2_are_continuous():
+    class Residual(nn.Module):
+        example_shape = (2, 5, 6)
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+            self.mlp, self.unused = nn.Sequential(Conv1D(32, 16), nn.GELU(), Conv1D(16, 32)), Conv1D(4, 4)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(x + self.mlp(self.norm(x)))
+
+    model, x, integral = converted(Residual)
+    members = {name: [(m.layer, m.dim) for m in group.members] for name, group in integral.groups.items()}
+    assert members == {
+        "first": [("first", 0), ("norm", 0), ("last", 1), ("mlp.0", 1), ("mlp.2", 0)],
+        "mlp.0": [("mlp.0", 0), ("mlp.2", 1)],
+    }
+    assert {entry.name for entry in integral.report} == {"last", "unused"}
+    assert relative_difference(integral(x), model(x)) < 3e-6
+    integral.resize({"first": 10, "mlp.0": 12})
+    discrete = integral.discretize()
+    assert [(layer.nx, layer.nf, tuple(layer.weight.shape)) for layer in (discrete.mlp[0], discrete.mlp[2])] == [
+        (10, 12, (10, 12)), (12, 10, (12, 10)),
+    ]  # fmt: skip
+    assert torch.equal(discrete(x), integral(x))
+    linear = integral.discretize()  # the same as with torch's own layers
+    for i in (0, 2):
+        linear.mlp[i] = nn.Linear(*linear.mlp[i].weight.shape)
+        linear.mlp[i].weight, linear.mlp[i].bias = nn.Parameter(discrete.mlp[i].weight.T), discrete.mlp[i].bias
+    assert relative_difference(linear(x), discrete(x)) < 1e-6
+
+
+def test_complex_weights_stay_discrete():
+    class Complex(models.MLP):
+        def forward(self, x):
+            return self[4](self[2](self[0](x.to(torch.complex64))).abs())
+
+    model = models.seeded(Complex)
+    model[0], model[2] = nn.Linear(12, 24, dtype=torch.complex64), nn.Linear(24, 16, dtype=torch.complex64)
+    integral = convert(model, models.example(models.MLP), progress=False)
+    assert not integral.groups
+    assert "has complex weights" in {entry.reason for entry in integral.report}
+    with torch.no_grad():
+        model[0].weight[0, 0] = complex(0, float("nan"))
+    with pytest.raises(ValueError, match=r"^model: expected finite weights, got NaN or infinity in '0.weight'"):
+        convert(model, models.example(models.MLP), progress=False)
+
+
 def test_progress_is_shown_only_when_asked(capfd):
     model, x = models.seeded(models.MLP), models.example(models.MLP)
     with warnings.catch_warnings():

@@ -162,3 +162,26 @@ def test_compiled_attack_step(backend: str, rng: torch.Generator) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(attack, fullgraph=True, backend=backend)
     torch.testing.assert_close(compiled(x_adv, grad), attack(x_adv, grad), rtol=0, atol=1e-6)
+
+
+def test_kept_samples_serve_all_streams_and_are_not_captured() -> None:
+    layer = IntegralLinear(512, 512).cuda()
+    layer.resize(384, 384)
+    x = torch.ones(8, 384, device="cuda")
+    with torch.no_grad():
+        expected = layer.discretize()(x)
+        layer.refresh()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            sample = layer.sample()[0]
+        with torch.cuda.stream(torch.cuda.Stream()):
+            out = layer(x)
+        torch.cuda.synchronize()
+        torch.testing.assert_close(out, expected)
+        assert layer.sample()[0] is sample
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = layer(x)
+        layer.weight.mul_(2)  # a graph samples what is there when it runs
+        graph.replay()
+        torch.testing.assert_close(out, layer(x))

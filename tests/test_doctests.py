@@ -36,7 +36,9 @@ def test_examples(name: str) -> None:
     assert doctest.testmod(load(name)).failed == 0
 
 
-@pytest.mark.parametrize("name", ["ops", "quadrature", "partition", "nn", "attacks"])
+@pytest.mark.parametrize(
+    "name", ["ops", "quadrature", "partition", "nn", "attacks", "training", "optim", "perturbations"]
+)
 def test_public_functions_have_an_example(name: str) -> None:
     package = importlib.import_module(f"integralrob.{name}")
     without = [

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from models import NETWORKS, converted
 from torch import nn
 
 from integralrob.conversion import convert
+from integralrob.conversion.model import _nearest_size
 from integralrob.nn import IntegralLayer
 from integralrob.partition import UniformPartition
 
@@ -132,6 +135,84 @@ def test_random_sizes_are_multiples_of_eight_unless_told_otherwise():
     assert {sizes["fc1"] for sizes in drawn} == {8, 16, 20}
 
 
+def test_without_a_generator_the_model_draws_from_its_own_source():
+    """Whatever torch's generator does; a copy and a checkpoint go on where the model is; another seed draws else."""
+    _, _, integral = converted(models.PlainCNN)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = [integral.random_sizes(0.25, 1.0, 1) for _ in range(5)]
+    assert torch.equal(torch.get_rng_state(), state)
+    checkpoint, other = copy.deepcopy(integral.state_dict()), copy.deepcopy(integral)
+    then = [integral.random_sizes(0.25, 1.0, 1) for _ in range(5)]
+    assert then != first
+    assert [other.random_sizes(0.25, 1.0, 1) for _ in range(5)] == then
+    _, _, resumed = converted(models.PlainCNN)
+    torch.manual_seed(1)
+    assert [resumed.random_sizes(0.25, 1.0, 1) for _ in range(5)] == first
+    resumed.size_draws.seed = 7
+    resumed.load_state_dict(checkpoint)
+    assert resumed.sizes == first[-1]
+    assert [resumed.random_sizes(0.25, 1.0, 1) for _ in range(5)] == then
+    _, _, another = converted(models.PlainCNN)
+    another.size_draws.seed = 7
+    assert [another.random_sizes(0.25, 1.0, 1) for _ in range(5)] != first
+    another.random_sizes(0.25, 1.0, 1, generator=torch.Generator())
+    assert another.size_draws.count == 5
+
+
+def test_draws_of_the_model_are_uniform():
+    _, _, integral = converted(models.PlainCNN, dims=["fc1"])
+    drawn = [integral.random_sizes(0.5, 1.0, 1)["fc1"] for _ in range(1100)]
+    sizes, counts = np.unique(drawn, return_counts=True)
+    assert sizes.tolist() == list(range(10, 21))
+    assert abs(counts - 100).max() < 40  # four standard deviations
+
+
+@pytest.mark.parametrize("state", [None, {"seed": 0}, {"seed": 0, "count": -1}, {"seed": "0", "count": 0}])
+def test_a_bad_state_of_the_draws_is_refused(state):
+    _, _, integral = converted(models.MLP)
+    integral.random_sizes(0.5, 1.0)
+    with pytest.raises((TypeError, ValueError), match=r"^state_dict: random sizes: .*expected"):
+        integral.load_state_dict({**integral.state_dict(), "size_draws._extra_state": state})
+    assert (integral.size_draws.seed, integral.size_draws.count) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple_of", "sizes"),
+    [
+        (0.5, 8, {"conv1": 8, "conv2": 8, "fc1": 8}),
+        (0.9, 8, {"conv1": 8, "conv2": 12, "fc1": 20}),
+        (0.01, 8, {"conv1": 8, "conv2": 8, "fc1": 8}),
+        (1.0, 8, {"conv1": 8, "conv2": 12, "fc1": 20}),
+        (1.5, 8, {"conv1": 16, "conv2": 16, "fc1": 32}),
+        (0.5, 3, {"conv1": 3, "conv2": 6, "fc1": 9}),
+        (0.3, 1, {"conv1": 2, "conv2": 4, "fc1": 6}),
+        (64.0, 7, {"conv1": 511, "conv2": 763, "fc1": 1274}),
+        ({"conv1": 5, "fc1": 0.7}, 8, {"conv1": 5, "conv2": 12, "fc1": 16}),
+    ],
+)
+def test_sizes_are_multiples_on_request(size, multiple_of, sizes):
+    _, _, integral = converted(models.PlainCNN)
+    integral.resize(size, multiple_of=multiple_of)
+    assert integral.sizes == sizes
+
+
+@given(st.integers(2, 70), st.floats(1e-3, 64), st.integers(1, 40))
+def test_no_multiple_is_nearer(full_size, fraction, multiple_of):
+    size = _nearest_size(full_size, fraction, multiple_of)
+    possible = [s for s in range(2, 64 * full_size + 1) if s % multiple_of == 0 or s == full_size]
+    assert size in possible
+    assert abs(size - fraction * full_size) == min(abs(s - fraction * full_size) for s in possible)
+
+
+def test_a_bad_multiple_changes_nothing():
+    _, _, integral = converted(models.PlainCNN)
+    for error, multiple_of in ((ValueError, 0), (TypeError, 8.0), (TypeError, None)):
+        with pytest.raises(error, match=r"^multiple_of: expected"):
+            integral.resize(0.5, multiple_of=multiple_of)
+    assert integral.sizes == {"conv1": 8, "conv2": 12, "fc1": 20}
+
+
 @pytest.mark.parametrize(
     ("low", "high", "sizes"),
     [(0.5, 0.6, {10, 11, 12}), (0.05, 0.1, {2}), (0.01, 0.02, {2}), (0.51, 0.54, {11}), (0.5, 0.9, {16}), (1, 1, {20})],
@@ -251,13 +332,14 @@ def test_a_state_of_other_groups_is_refused():
 @pytest.mark.parametrize(
     ("error", "entry"),
     [
-        (ValueError, {"size": 5, "order": list(range(9))}),
-        (ValueError, {"size": 5, "order": [0] * 12}),
-        (ValueError, {"size": 5, "order": None}),
-        (ValueError, {"size": 1, "order": list(range(12))}),
-        (ValueError, {"size": 10**13, "order": list(range(12))}),
-        (TypeError, {"size": None, "order": list(range(12))}),
-        (TypeError, {"size": 0.5, "order": list(range(12))}),
+        (ValueError, {"size": 5, "order": list(range(9)), "trainable": False}),
+        (ValueError, {"size": 5, "order": [0] * 12, "trainable": False}),
+        (ValueError, {"size": 5, "order": None, "trainable": False}),
+        (ValueError, {"size": 1, "order": list(range(12)), "trainable": False}),
+        (ValueError, {"size": 10**13, "order": list(range(12)), "trainable": False}),
+        (TypeError, {"size": None, "order": list(range(12)), "trainable": False}),
+        (TypeError, {"size": 0.5, "order": list(range(12)), "trainable": False}),
+        (TypeError, {"size": 5, "order": list(range(12)), "trainable": 1}),
         (TypeError, {"size": 5}),
         (TypeError, None),
     ],
@@ -266,7 +348,7 @@ def test_a_bad_state_changes_nothing(error, entry):
     _, _, integral = converted(models.PlainCNN)
     before = integral.get_extra_state()
     state = {**integral.state_dict(), "_extra_state": {**before, "conv2": entry}}
-    state["_extra_state"]["conv1"] = {"size": 4, "order": list(range(8))}
+    state["_extra_state"]["conv1"] = {"size": 4, "order": list(range(8)), "trainable": True}
     with pytest.raises(error, match=r"^state_dict: the group 'conv2'.*: expected"):
         integral.load_state_dict(state)
     assert integral.get_extra_state() == before

@@ -400,11 +400,22 @@ def test_without_the_native_solver_two_opt_runs_and_one_warning_says_why(tmp_pat
 # ---------------------------------------------------------------------------------------------------------- distances
 
 
-def test_channel_distance_is_euclidean_over_all_tensors():
+def euclidean(rows: torch.Tensor) -> np.ndarray:
+    return torch.cdist(rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist").numpy()
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.float16, 1e-6)])
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e4])
+def test_channel_distance_is_euclidean_over_all_tensors(dtype, rtol, scale):
     generator = torch.Generator().manual_seed(0)
-    slices = [torch.randn(6, n, generator=generator, dtype=torch.float64) for n in (1, 5, 40)]
-    expected = torch.cdist(torch.cat(slices, 1), torch.cat(slices, 1), compute_mode="donot_use_mm_for_euclid_dist")
-    np.testing.assert_allclose(channel_distance(slices), expected.numpy(), rtol=1e-12)
+    slices = [(scale * torch.randn(6, n, generator=generator, dtype=torch.float64)).to(dtype) for n in (1, 5, 40)]
+    np.testing.assert_allclose(channel_distance(slices), euclidean(torch.cat(slices, 1)), rtol=rtol)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_squares_neither_overflow_nor_vanish(scale):
+    rows = scale * torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(channel_distance([rows]), euclidean(rows), rtol=1e-6)
 
 
 def test_channel_distance_far_from_the_origin_and_of_equal_channels():
@@ -414,11 +425,33 @@ def test_channel_distance_far_from_the_origin_and_of_equal_channels():
     assert channel_distance([torch.ones(3, 4)]).tolist() == [[0.0] * 3] * 3
 
 
-def test_channel_distance_does_not_depend_on_the_block(monkeypatch):
-    rows = torch.randn(8, 50, generator=torch.Generator().manual_seed(1))
+def test_the_error_of_near_channels_is_as_documented():
+    rows = torch.randn(300, 3000, generator=torch.Generator().manual_seed(3))
+    rows = torch.cat([rows, rows + 1e-3 * rows.roll(1, 0)])
+    squares = channel_distance([rows]) ** 2
+    error = abs(squares - euclidean(rows) ** 2).max()
+    assert error < 1e-6 * float(rows.square().sum(1).mean())
+    assert (squares == squares.T).all()
+    assert (squares[:300, 300:].argmin(1) == np.arange(300)).all()
+
+
+def test_channel_distance_does_not_depend_on_the_blocks(monkeypatch):
+    rows = torch.randn(23, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     whole = channel_distance([rows])
-    monkeypatch.setattr("integralrob.conversion.ordering._BLOCK_ELEMENTS", 8 * 7)
+    monkeypatch.setattr("integralrob.conversion.ordering._TILE", 5)
+    monkeypatch.setattr("integralrob.conversion.ordering._FEATURES", 7)
     np.testing.assert_allclose(channel_distance([rows]), whole, rtol=1e-13)
+
+
+def test_channel_distance_is_as_exact_whatever_precision_products_are_set_to():
+    rows = torch.randn(64, 300, generator=torch.Generator().manual_seed(1))
+    expected, before = channel_distance([rows]), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        np.testing.assert_array_equal(channel_distance([rows]), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("order", ["2opt", 3, ("two_opt",)])

@@ -26,18 +26,21 @@ template <typename A>
 struct Extent {
     A largest = 0, moving = 0, reaching = 0;
 
+    // Where no entry is larger than the ball, nothing depends on which of them can move or reach it.
     static Extent of(const A* a, const A* b, int64_t count, A eps) {
-        const auto max = [](Lane<A> x, Lane<A> y) __attribute__((always_inline)) { return x > y ? x : y; };
-        const Lane<A> zero{};
         Lane<A> largest{}, moving{}, reaching{};
-        for_vectors(a, b, count, [&](int, Lane<A> a, Lane<A> b) __attribute__((always_inline)) {
-            largest = max(a, largest);
-            moving = max(b > 0 ? a : zero, moving);
-            reaching = max(b < eps ? zero : a, reaching);
+        for_vectors(a, b, count, [&](int, Lane<A> a, Lane<A>) __attribute__((always_inline)) {
+            largest = Larger()(a, largest);
         });
         Extent extent;
-        for (int lane = 0; lane < kLanes<A>; ++lane)
-            extent.add({largest[lane], moving[lane], reaching[lane]});
+        extent.largest = extent.moving = fold(largest, Larger());
+        if (!(extent.largest > eps)) return extent;
+        for_vectors(a, b, count, [&](int, Lane<A> a, Lane<A> b) __attribute__((always_inline)) {
+            moving = Larger()(b > 0 ? a : Lane<A>{}, moving);
+            reaching = Larger()(b < eps ? Lane<A>{} : a, reaching);
+        });
+        extent.moving = fold(moving, Larger());
+        extent.reaching = fold(reaching, Larger());
         return extent;
     }
     INTEGRALROB_INLINE void add(const Extent& other) {
@@ -59,6 +62,9 @@ struct L1 : L1Search<A> {
     static bool has_pieces(bool) { return true; }
     double answer() const { return this->theta(); }
     void propose(double theta) { this->guess(theta); }
+    // Entries of up to this size are 0 wherever `answer` or more is tried. It leaves a margin below an answer
+    // that is only near.
+    static A bound(double answer) { return static_cast<A>(0.75 * answer); }
     static A most(A eps) { return eps; }
     // Of a share of the entries, which has this share of the norm.
     static A sample_radius(A eps, double share) { return static_cast<A>(eps * share); }
@@ -92,6 +98,7 @@ struct L2 : L2Search<A> {
     static bool has_pieces(bool with_box) { return with_box; }
     double answer() const { return this->at * this->factor().unit; }
     void propose(double s) { this->guess(s / this->factor().unit); }
+    static A bound(double) { return -1; }  // every entry counts
     static A most(A) { return std::numeric_limits<A>::infinity(); }
     static A sample_radius(A eps, double share) { return static_cast<A>(eps * std::sqrt(share)); }
 
@@ -121,7 +128,9 @@ int64_t projection_buffer(int64_t length) {
 // A row y and the box around its center:
 //   int64_t length; const T* center, null without a box; A lo, hi
 //   y<V>(k): the entries from k on
-//   write(first, count, delta): the entries [first, first + count) of the projection are delta
+//   ask_ahead(k): brings what those of the next row are made from nearer
+//   place(first, spare): where the entries of the projection from first on go, `spare` if nowhere yet
+//   write(first, count, delta): the entries [first, first + count) of the projection are delta, in that place
 template <typename Row, template <typename> typename Norm>
 class Projection {
     using A = typename Row::A;
@@ -134,10 +143,18 @@ class Projection {
           chunks_((row.length + kChunk - 1) / kChunk),
           parallel_(chunks_ == 1 ? nullptr : parallel) {}
 
-    void run() const {
-        Norm<A> search(eps_, extent());
-        if (Norm<A>::has_pieces(row_.center != nullptr)) search.propose(sample());
-        while (!search.found) pass(search);
+    void run() {
+        const bool guess = Norm<A>::has_pieces(row_.center != nullptr);
+        const double guessed = guess ? sample() : 0;
+        if (guess && guessed > 0 && buffer_ != nullptr) bound_ = Norm<A>::bound(guessed);
+        Extent<A> extent = fill_buffer();
+        if (!(extent.moving > bound_)) extent = fill_buffer_with_all();
+        Norm<A> search(eps_, extent);
+        if (guess) search.propose(guessed);
+        while (!search.found) {
+            if (!(search.answer() >= bound_)) fill_buffer_with_all();
+            pass(search);
+        }
         if (search.inside()) {
             write(Unchanged{}, std::numeric_limits<A>::infinity());
         } else {
@@ -151,24 +168,50 @@ class Projection {
     A* buffer_;
     int64_t chunks_;
     ParallelFor parallel_;
+    A bound_ = -1;                      // entries of up to this size are left out of the buffer
+    int64_t kept_[kResident / kChunk];  // entries of each chunk in the buffer
 
-    // Magnitudes and limits of the entries [first, first + count).
-    void fill(int64_t first, int64_t count, A* a, A* b) const {
+    // body(y, limit, k) for the entries [first, first + count), k counted from `first`.
+    template <typename Body>
+    INTEGRALROB_INLINE void for_row(int64_t first, int64_t count, const Body& body) const {
+        const Row& row = row_;
         const A most = Norm<A>::most(eps_);
-        if (row_.center == nullptr) {
+        if (row.center == nullptr) {
             for_entries<A>(count, [&]<typename V>(int64_t k) __attribute__((always_inline)) {
-                store(finite(absolute(row_.template y<V>(first + k)), kLargest<A>), a + k);
-                store(V{} + most, b + k);
+                body(row.template y<V>(first + k), V{} + most, k);
             });
         } else {
             for_entries<A>(count, [&]<typename V>(int64_t k) __attribute__((always_inline)) {
-                const V y = row_.template y<V>(first + k);
-                const V room = limit(y, load<V>(row_.center + first + k), row_.lo, row_.hi, most);
-                const V size = finite(absolute(y), kLargest<A>);
-                store(room == room ? size : room, a + k);  // a NaN in the limit is one in the entry
-                store(room, b + k);
+                const V y = row.template y<V>(first + k);
+                body(y, limit(y, load<V>(row.center + first + k), row.lo, row.hi, most), k);
             });
         }
+    }
+
+    // Magnitudes and limits of the entries [first, first + count); where `bound` >= 0, of those that are
+    // larger than it, or no numbers. Returns how many there are.
+    int64_t fill(int64_t first, int64_t count, A* a, A* b, A bound) const {
+        if (bound < 0) {
+            for_row(first, count, [&](auto y, auto room, int64_t k) __attribute__((always_inline)) {
+                store(magnitude(y, room), a + k);
+                store(room, b + k);
+                row_.ask_ahead(first + k);
+            });
+            return count;
+        }
+        int64_t kept = 0;
+        for_row(first, count, [&](auto y, auto room, int64_t k) __attribute__((always_inline)) {
+            kept += store_if_above<A>(magnitude(y, room), room, bound, a + kept, b + kept);
+            row_.ask_ahead(first + k);
+        });
+        return kept;
+    }
+
+    // A NaN in the limit is one in the entry.
+    template <typename V>
+    static INTEGRALROB_INLINE V magnitude(V y, V limit) {
+        const V size = finite(absolute(y), kLargest<A>);
+        return limit == limit ? size : limit;
     }
 
     // Fills the buffer up to whole strides. Returns the number of entries with what was added.
@@ -179,42 +222,44 @@ class Projection {
         return padded;
     }
 
-    struct Chunk {
-        int64_t first, count, padded;
-        A *a, *b;
-    };
-
-    // body(chunk); `fill` it in any case, or only where it is not kept.
+    // body(a, b, count), the count one of whole strides.
     template <typename Body>
-    auto with_chunk(bool fill_it, int64_t i, const Body& body) const {
+    auto with_chunk(bool fill_it, int64_t i, const Body& body) {
         alignas(64) A local[2 * kChunk];
-        Chunk chunk;
-        chunk.first = i * kChunk;
-        chunk.count = std::min(kChunk, row_.length - chunk.first);
-        chunk.padded = round_up(chunk.count, kStride<A>);
-        chunk.a = buffer_ == nullptr ? local : buffer_ + chunk.first;
-        chunk.b = chunk.a + (buffer_ == nullptr ? kChunk : round_up(row_.length, kStride<A>));
+        const int64_t first = i * kChunk, count = std::min(kChunk, row_.length - first);
+        A* a = buffer_ == nullptr ? local : buffer_ + first;
+        A* b = a + (buffer_ == nullptr ? kChunk : round_up(row_.length, kStride<A>));
+        int64_t padded;
         if (fill_it || buffer_ == nullptr) {
-            fill(chunk.first, chunk.count, chunk.a, chunk.b);
-            pad(chunk.count, chunk.a, chunk.b);
+            padded = pad(fill(first, count, a, b, bound_), a, b);
+            if (buffer_ != nullptr) kept_[i] = padded;
+        } else {
+            padded = kept_[i];
         }
-        return body(chunk);
+        return body(a, b, padded);
     }
 
-    Extent<A> extent() const {
+    Extent<A> fill_buffer() {
         return add_up<Extent<A>>(parallel_, chunks_, [&](int64_t i) __attribute__((always_inline)) {
-            return with_chunk(true, i, [&](const Chunk& chunk) __attribute__((always_inline)) {
-                return Extent<A>::of(chunk.a, chunk.b, chunk.padded, eps_);
-            });
+            return with_chunk(true, i,
+                              [&](const A* a, const A* b, int64_t count) __attribute__((always_inline)) {
+                                  return Extent<A>::of(a, b, count, eps_);
+                              });
         });
     }
 
-    void pass(Norm<A>& search) const {
+    Extent<A> fill_buffer_with_all() {
+        bound_ = -1;
+        return fill_buffer();
+    }
+
+    void pass(Norm<A>& search) {
         const auto formula = search.formula();
         search.update(add_up<Sums>(parallel_, chunks_, [&](int64_t i) __attribute__((always_inline)) {
-            return with_chunk(false, i, [&](const Chunk& chunk) __attribute__((always_inline)) {
-                return Norm<A>::sums(chunk.a, chunk.b, chunk.padded, formula, eps_);
-            });
+            return with_chunk(false, i,
+                              [&](const A* a, const A* b, int64_t count) __attribute__((always_inline)) {
+                                  return Norm<A>::sums(a, b, count, formula, eps_);
+                              });
         }));
     }
 
@@ -228,9 +273,9 @@ class Projection {
         const int64_t step = std::max(every, (groups * kGroup + kChunk - 1) / kChunk) * kGroup;
         int64_t count = 0;
         for (int64_t first = 0; first + kGroup <= row_.length; first += step, count += kGroup) {
-            fill(first, kGroup, a + count, b + count);
+            fill(first, kGroup, a + count, b + count, -1);
         }
-        if (count == 0) fill(0, count = row_.length, a, b);
+        if (count == 0) count = fill(0, row_.length, a, b, -1);
         const int64_t padded = pad(count, a, b);
         const A eps = Norm<A>::sample_radius(eps_, static_cast<double>(count) / row_.length);
         Norm<A> search(eps, Extent<A>::of(a, b, padded, eps));
@@ -245,15 +290,14 @@ class Projection {
     template <typename Formula>
     void write(const Formula& formula, A largest) const {
         for_range(parallel_, chunks_, [&](int64_t begin, int64_t end) {
+            alignas(64) A spare[kChunk];
             for (int64_t i = begin; i < end; ++i) {
-                with_chunk(false, i, [&](const Chunk& chunk) {
-                    for_entries<A>(chunk.count, [&]<typename V>(int64_t k) __attribute__((always_inline)) {
-                        const V y = row_.template y<V>(chunk.first + k);
-                        const V size = formula(finite(absolute(y), largest), load<V>(chunk.b + k));
-                        store(with_sign(size, y), chunk.a + k);  // which is not needed any more
-                    });
-                    row_.write(chunk.first, chunk.count, chunk.a);
+                const int64_t first = i * kChunk, count = std::min(kChunk, row_.length - first);
+                A* to = row_.place(first, spare);
+                for_row(first, count, [&](auto y, auto room, int64_t k) __attribute__((always_inline)) {
+                    store(with_sign(formula(finite(absolute(y), largest), room), y), to + k);
                 });
+                row_.write(first, count, to);
             }
         });
     }

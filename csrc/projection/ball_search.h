@@ -167,7 +167,9 @@ class BallSearch {
           excess_inside_(-target),
           target_(target),
           rounding_(rounding),
-          resolution_(resolution) {}
+          resolution_(resolution),
+          most_at_start_(target + rounding * target),
+          most_(most_at_start_) {}
 
     // The row is its own projection onto the ball.
     INTEGRALROB_INLINE bool inside() const { return found && at == start_; }
@@ -180,8 +182,9 @@ class BallSearch {
   protected:
     INTEGRALROB_INLINE double target() const { return target_; }
 
-    // No more than the target at the start.
-    INTEGRALROB_INLINE void be_strict_at_start() { strict_at_start_ = true; }
+    // No more than the target at the start, or elsewhere.
+    INTEGRALROB_INLINE void be_strict_at_start() { most_at_start_ = target_; }
+    INTEGRALROB_INLINE void be_strict_elsewhere() { most_ = target_; }
 
     INTEGRALROB_INLINE void restart(double outside, double inside, double resolution) {
         at = outside_ = outside;
@@ -195,7 +198,7 @@ class BallSearch {
     // nowhere. `slope`: d value / d log x, up to its sign.
     INTEGRALROB_INLINE void update(double value, double newton, double slope) {
         const bool at_start = at == start_;
-        const double most = at_start && strict_at_start_ ? target_ : target_ + rounding_ * target_;
+        const double most = at_start ? most_at_start_ : most_;
         const double least = target_ - 4 * (rounding_ * target_ + resolution_ * slope);
         if (!(value > most) && !(value <= most)) at = value + target_;  // NaN
         found = !(value > most) && (at_start || !(value < least));
@@ -226,8 +229,7 @@ class BallSearch {
   private:
     double start_, outside_, inside_;
     double excess_outside_ = 0, excess_inside_;  // 0: no pass was there yet
-    double target_, rounding_, resolution_;
-    bool strict_at_start_ = false;
+    double target_, rounding_, resolution_, most_at_start_, most_;
     int passes_ = 0, misses_ = 0;
 
     INTEGRALROB_INLINE bool between(double x) const {
@@ -332,7 +334,9 @@ class L2Search : public BallSearch {
     INTEGRALROB_INLINE L2Search(A eps, A largest)
         : BallSearch(1 / static_cast<double>(inverse_power(largest)), least(eps),
                      square(eps, square_unit(eps)), kLeeway, 4 * kRounding<A>),
-          unit_(inverse_power(largest)) {}
+          unit_(inverse_power(largest)) {
+        if (sizeof(A) == 8) be_strict_elsewhere();  // the sum's own roundings are as large
+    }
 
     INTEGRALROB_INLINE Factor<A> factor() const { return {unit_, at}; }
 

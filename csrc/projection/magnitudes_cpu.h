@@ -49,19 +49,23 @@ class Magnitudes {
     }
 
     // A bracket [low, high] of the answer: k or more values are at least `low`, fewer than k are larger than
-    // `high`. A probe is where a line between the ends says k - 0.5 (the end that stays counts for half, as
-    // in the Illinois method), or halves the bit patterns. Probes are counted, which is fast; values next to
-    // them are looked for where one of these can be the answer, or where, because of ties, none is.
+    // `high`. A probe is where the secant of the counts' logarithms, through the two probes before, has the
+    // count k - 0.5, or halves the bit patterns. Probes are counted, which is fast; values next to them are
+    // looked for where one of these can be the answer, or where, because of ties, none is.
     A kth_largest(int64_t k, const Tally<A>& of_infinity) const {
         using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
         constexpr int kMany = 16;
         if (of_infinity.at_least >= k) return std::numeric_limits<A>::infinity();
         if (of_infinity.at_least == k - 1) return of_infinity.below;
-        A low = 0, high = of_infinity.below;
-        double more = static_cast<double>(length_) - k + 0.5, fewer = of_infinity.at_least - k + 0.5;
-        int stayed = 0;  // -1: low, 1: high
+        const auto excess = [&](double count) { return std::log(std::max(count, 0.5) / (k - 0.5)); };
+        A low = 0, high = of_infinity.below, last = low, probe = high;
+        double excess_of_last = excess(length_), excess_of_probe = excess(of_infinity.at_least);
         for (int i = 1; low < high; ++i) {
-            A probe = low + static_cast<A>(more / (more - fewer)) * (high - low);
+            const double share = excess_of_probe / (excess_of_last - excess_of_probe);
+            const A secant = probe + static_cast<A>(share) * (probe - last);
+            last = probe;
+            excess_of_last = excess_of_probe;
+            probe = secant;
             if (i % (i < kMany ? 8 : 2) == 0 || !(probe > low && probe <= high)) {
                 const Bits from = bit_cast<Bits>(low), to = bit_cast<Bits>(high);
                 probe = bit_cast<A>(static_cast<Bits>(from + (to - from + 1) / 2));
@@ -69,20 +73,14 @@ class Magnitudes {
             const double counted = i < kMany ? count(probe) : k;
             const bool look = counted == k || counted == k - 1;
             const Tally<A> found = look ? tally(probe) : Tally<A>{counted, probe, before(probe)};
-            const double over = found.at_least - k + 0.5;
-            if (over > 0) {
+            if (found.at_least >= k) {
                 low = found.least;
-                more = over;
-                if (stayed == 1) fewer /= 2;
-                stayed = 1;
             } else {
                 high = found.below;
-                fewer = over;
-                if (stayed == -1) more /= 2;
-                stayed = -1;
             }
-            if (look && over == 0.5) return low;
-            if (look && over == -0.5) return high;
+            if (look && found.at_least == k) return low;
+            if (look && found.at_least == k - 1) return high;
+            excess_of_probe = excess(found.at_least);
         }
         return low;
     }
@@ -136,11 +134,9 @@ class Magnitudes {
         });
         Tally<A> tally;
         tally.at_least = count_of(minus);
-        for (int lane = 0; lane < kLanes<A>; ++lane) {
-            tally.least = std::min(tally.least, least[lane]);
-            tally.below = std::max(tally.below, below[lane]);
-            tally.unknown = tally.unknown || unknown[lane] != 0;
-        }
+        tally.least = fold(least, [](A x, A y) { return x < y ? x : y; });
+        tally.below = fold(below, Larger());
+        tally.unknown = fold(unknown, [](auto x, auto y) { return x | y; }) != 0;
         return tally;
     }
 };

@@ -17,11 +17,16 @@ struct Perturbation {
     INTEGRALROB_INLINE V y(int64_t k) const {
         return load<V>(delta + k);
     }
+    INTEGRALROB_INLINE void ask_ahead(int64_t k) const {
+        __builtin_prefetch(delta + ahead(length) + k);
+        if (center != nullptr) __builtin_prefetch(center + ahead(length) + k);
+    }
+    A* place(int64_t first, A* spare) const {
+        if constexpr (std::is_same_v<T, A>) return out + first;
+        return spare;
+    }
     void write(int64_t first, int64_t count, const A* entries) const {
-        if constexpr (std::is_same_v<T, A>) {
-            std::copy_n(entries, count, out + first);
-            return;
-        }
+        if constexpr (std::is_same_v<T, A>) return;
         for (int64_t k = 0; k < count; ++k) {
             out[first + k] = signed_entry(std::fabs(entries[k]), narrow<T>(entries[k]));
         }

@@ -15,6 +15,13 @@ INTEGRALROB_INLINE A nan_min(A x, A y) {
     return x < y || x != x ? x : y;
 }
 
+// Of limits that are numbers.
+template <typename A>
+INTEGRALROB_INLINE A clip(A x, A lo, A hi) {
+    const A above = x < lo ? lo : x;
+    return above > hi ? hi : above;
+}
+
 // clip(delta, max(-eps, min(lo - center, 0)), min(eps, max(hi - center, 0)))
 template <typename A>
 INTEGRALROB_INLINE A project_linf(A delta, A eps, A center, A lo, A hi) {

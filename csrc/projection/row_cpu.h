@@ -4,6 +4,10 @@
 #include <algorithm>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "common/cpu_vector.h"
 #include "projection/ball_search.h"
 #include "projection/projection_kernels.h"
@@ -80,6 +84,37 @@ INTEGRALROB_INLINE void store(V x, A* to) {
     std::memcpy(to, &x, sizeof(V));
 }
 
+// Stores x and y from those lanes on where x is larger than the bound, or no number, side by side; what
+// follows them, up to a whole vector, is anything. Returns how many these are.
+template <typename A>
+INTEGRALROB_INLINE int store_if_above(A x, A y, A bound, A* xs, A* ys) {
+    *xs = x;
+    *ys = y;
+    return x <= bound ? 0 : 1;
+}
+template <typename A>
+INTEGRALROB_INLINE int store_if_above(Lane<A> x, Lane<A> y, A bound, A* xs, A* ys) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(A) == 4) {
+        const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_NLE_UQ);
+        _mm512_storeu_ps(xs, _mm512_maskz_compress_ps(above, x));
+        _mm512_storeu_ps(ys, _mm512_maskz_compress_ps(above, y));
+        return __builtin_popcount(above);
+    } else {
+        const __mmask8 above = _mm512_cmp_pd_mask(x, _mm512_set1_pd(bound), _CMP_NLE_UQ);
+        _mm512_storeu_pd(xs, _mm512_maskz_compress_pd(above, x));
+        _mm512_storeu_pd(ys, _mm512_maskz_compress_pd(above, y));
+        return __builtin_popcount(above);
+    }
+#else
+    int count = 0;
+    for (int lane = 0; lane < kLanes<A>; ++lane) {
+        count += store_if_above<A>(x[lane], y[lane], bound, xs + count, ys + count);
+    }
+    return count;
+#endif
+}
+
 template <typename V>
 INTEGRALROB_INLINE auto bits_of(V x) {
     typedef std::conditional_t<std::is_same_v<V, Lane<float>>, int32_t, int64_t> Bits
@@ -92,6 +127,10 @@ template <typename V>
 INTEGRALROB_INLINE V absolute(V x) {
     return (V)(bits_of(x) & ~bits_of(-V{}));
 }
+
+// How far ahead the next row of a tensor is. Its entries are asked for while those of a row arrive, so that
+// they are near when their turn comes; a long row would push them out again.
+constexpr int64_t ahead(int64_t length) { return length <= (1 << 14) ? length : 0; }
 
 // Of magnitudes.
 INTEGRALROB_INLINE float with_sign(float size, float like) { return std::copysign(size, like); }
@@ -187,12 +226,30 @@ CompensatedSum<double> sum_of(A* terms, int64_t count) {
     return sum.total();
 }
 
-// Lanes that were counted as -1, fewer of each than an int32 holds.
+// The lanes of a vector, put together by an associative op.
+template <typename V, typename Op>
+INTEGRALROB_INLINE auto fold(V x, const Op& op) {
+    constexpr int kCount = sizeof(V) / sizeof(x[0]);
+    std::decay_t<decltype(x[0])> lanes[kCount];
+    std::memcpy(lanes, &x, sizeof(V));
+    for (int width = kCount / 2; width > 0; width /= 2) {
+        for (int lane = 0; lane < width; ++lane) lanes[lane] = op(lanes[lane], lanes[lane + width]);
+    }
+    return lanes[0];
+}
+
+// The larger one; the second one if the first is a NaN.
+struct Larger {
+    template <typename V>
+    INTEGRALROB_INLINE V operator()(V x, V y) const {
+        return x > y ? x : y;
+    }
+};
+
+// Lanes that were counted as -1, fewer in all than an int32 holds.
 template <typename Mask>
 INTEGRALROB_INLINE double count_of(Mask minus) {
-    int64_t count = 0;
-    for (size_t lane = 0; lane < sizeof(Mask) / sizeof(minus[0]); ++lane) count -= minus[lane];
-    return static_cast<double>(count);
+    return -static_cast<double>(fold(minus, [](auto x, auto y) { return x + y; }));
 }
 
 }  // namespace integralrob::INTEGRALROB_ISA_NAMESPACE

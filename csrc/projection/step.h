@@ -39,12 +39,13 @@ INTEGRALROB_INLINE T moved(arithmetic_t<T> x, arithmetic_t<T> delta) {
     const A error = (x - (sum - added)) + (delta - added);  // x + delta = sum + error
     const T nearest = narrow<T>(sum);
     const A excess = (A(widen(nearest)) - sum) - error;  // = nearest - (x + delta)
-    const bool up = delta > A(0), down = delta < A(0);
-    const bool beyond = (up & (excess > A(0))) | (down & (excess < A(0)));
+    const bool back = delta < A(0);
+    const bool beyond = (back ? -excess : excess) > A(0);
     const Bits bits = bit_cast<Bits>(nearest);
-    const bool negative = (bits & kSign) != 0, zero = (bits & ~kSign) == 0;
-    const Bits least = up ? kSign | 1 : 1, next = negative == up ? bits + 1 : bits - 1;
-    return bit_cast<T>(static_cast<Bits>(!beyond ? bits : zero ? least : next));
+    Bits next = ((bits & kSign) != 0) == back ? bits - 1 : bits + 1;
+    // A sum that is not exact is not 0, but a half type may round it to 0.
+    if (sizeof(T) == 2 && (bits & ~kSign) == 0) next = back ? 1 : kSign | 1;
+    return bit_cast<T>(static_cast<Bits>(beyond ? next : bits));
 }
 
 }  // namespace integralrob

@@ -70,14 +70,20 @@ struct MovedRow {
     INTEGRALROB_INLINE V y(int64_t k) const {
         return (load<V>(x_adv + k) - load<V>(x + k)) + move.template at<V>(k);
     }
+    INTEGRALROB_INLINE void ask_ahead(int64_t k) const {
+        __builtin_prefetch(x_adv + ahead(length) + k);
+        __builtin_prefetch(x + ahead(length) + k);
+        move.ask_ahead(ahead(length) + k);
+    }
+    static A* place(int64_t, A* spare) { return spare; }
     void write(int64_t first, int64_t count, const A* delta) const {
         for (int64_t k = 0; k < count; ++k) {
             const A from = widen(x[first + k]);
             if constexpr (kLast) {
                 const A to = widen(moved<T>(from, delta[k]));
-                out[first + k] = narrow<T>(nan_min(nan_max(to, lo), hi));
+                out[first + k] = narrow<T>(clip(to, lo, hi));
             } else {
-                out[first + k] = nan_min(nan_max(from + delta[k], lo), hi);
+                out[first + k] = clip(from + delta[k], lo, hi);
             }
         }
     }
@@ -92,6 +98,7 @@ struct AlongGradient {
     INTEGRALROB_INLINE V at(int64_t k) const {
         return move(load<V>(grad + k));
     }
+    INTEGRALROB_INLINE void ask_ahead(int64_t k) const { __builtin_prefetch(grad + k); }
 };
 
 template <typename T>
@@ -105,6 +112,7 @@ struct WithMomentum {
     INTEGRALROB_INLINE V at(int64_t k) const {
         return with_momentum(load<V>(z + k), load<V>(x_adv + k), load<V>(previous + k), momentum);
     }
+    INTEGRALROB_INLINE void ask_ahead(int64_t k) const { __builtin_prefetch(previous + k); }
 };
 
 template <template <typename> typename Norm, typename Move, bool kWithBox, typename T>

@@ -198,7 +198,7 @@ class BallStep<T, Norm_>::Row {
 #pragma unroll
             for (int lane = 0; lane < kLanes<T>; ++lane) {
                 const A x = piece.of[2][lane], from = widen(x_adv.lane[lane]);
-                const A z = nan_min(nan_max(x + delta(piece, lane, formula), step_.lo), step_.hi);
+                const A z = clip(x + delta(piece, lane, formula), step_.lo, step_.hi);
                 const A moved = with_momentum(z, from, A(widen(previous.lane[lane])), step_.momentum);
                 set(piece, k, lane, (from - x) + moved);
             }
@@ -210,7 +210,7 @@ class BallStep<T, Norm_>::Row {
 #pragma unroll
         for (int lane = 0; lane < kLanes<T>; ++lane) {
             const A to = widen(moved<T>(piece.of[2][lane], delta(piece, lane, formula)));
-            out.lane[lane] = narrow<T>(nan_min(nan_max(to, step_.lo), step_.hi));
+            out.lane[lane] = narrow<T>(clip(to, step_.lo, step_.hi));
         }
         memory_.store(step_.out, k, out);
     }

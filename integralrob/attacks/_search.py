@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._checks import check_bool
+from .._model_state import frozen
 from ..ops._dtypes import arithmetic_dtype
 from ._arguments import check_generator, check_index
-from ._model_state import frozen
 from ._noise import Noise
 from ._problem import Problem
 from ._rows import Rows

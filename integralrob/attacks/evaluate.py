@@ -16,9 +16,9 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 from tqdm import tqdm
 
 from .._checks import check_bool, check_choice, check_int, check_real, describe
+from .._model_state import frozen
 from ..ops._arguments import check_bounds
 from ._arguments import check_index, check_logits, check_model, check_samples, normalisation
-from ._model_state import frozen
 from ._records import Record, Records
 from .apgd import apgd
 from .balls import BALLS

@@ -19,6 +19,7 @@ from .graph import ChannelGroup, ReportEntry
 from .model import Group, IntegralModel
 from .ordering import Permutation
 from .tensors import Member, axis_size, channel_groups, owner_of, sizes_of, tensors_of
+from .transformer_layers import avoid_fused_kernels
 
 __all__ = ["build", "slices_of"]
 
@@ -34,9 +35,11 @@ def build(
 ) -> IntegralModel:
     """A copy of the model with the groups' channels permuted and their layers made continuous.
 
+    Parameters without channels of these groups are the model's own, not copies.
+
     Source: "Integral Neural Networks" (CVPR 2023), supplement, Algorithm 1, lines 7 to 14.
     """
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     continuous = []
     axes: dict[str, dict[int, list[tuple[Member, Group]]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
@@ -47,14 +50,14 @@ def build(
             axes[member.layer][member.dim].append((member, continuous[-1]))
     for name, carried in axes.items():
         layer, parameter = owner_of(model, name)
-        for its_members in carried.values():
-            for member, its_group in its_members:
-                _permute_(layer, parameter, member, its_group.order)
+        for dim, its_members in carried.items():
+            for tensor, at in _tensors(layer, parameter, dim):
+                _permute(layer, tensor, at, its_members)
         if parameter is None and type(layer) in INTEGRAL_TYPES and channel_groups(layer) == 1:
             model.set_submodule(name, _integral(layer, carried, sampling))
         else:
             _make_sampled(layer, parameter, carried, sampling)
-    _use_own_code(model)
+    avoid_fused_kernels(model)
     return IntegralModel(model, continuous, report)
 
 
@@ -76,13 +79,17 @@ def _tensors(layer: nn.Module, parameter: str | None, dim: int) -> list[tuple[st
 
 
 @torch.no_grad()
-def _permute_(layer: nn.Module, parameter: str | None, member: Member, order: Sequence[int]) -> None:
-    for name, dim in _tensors(layer, parameter, member.dim):
-        values = getattr(layer, name)
-        entries = values.narrow(dim, member.start, len(order) * member.block)
-        index = torch.tensor(order, device=values.device)
-        permuted = entries.unflatten(dim, (-1, member.block)).index_select(dim, index)
-        entries.copy_(permuted.flatten(dim, dim + 1))
+def _permute(layer: nn.Module, name: str, dim: int, carried: Carried) -> None:
+    """Puts entries of a layer's tensor into the orders of the groups whose channels they carry, in a new tensor."""
+    values = getattr(layer, name)
+    index = torch.arange(values.shape[dim], device=values.device)
+    for member, group in carried:
+        entries = index.narrow(0, member.start, group.full_size * member.block)
+        entries.copy_(entries.view(-1, member.block)[list(group.order)].flatten())
+    permuted = values.index_select(dim, index)
+    if name in layer._parameters:
+        permuted = nn.Parameter(permuted, requires_grad=values.requires_grad)
+    setattr(layer, name, permuted)
 
 
 def _integral(layer: nn.Module, carried: Mapping[int, Carried], sampling: Sampling) -> nn.Module:
@@ -146,10 +153,3 @@ def _axis(layer: nn.Module, parameter: str | None, carried: Carried) -> tuple[Ax
         [partition or length // block for partition, length in parts],
         [1 if partition is None else length // block for partition, length in parts],
     ), block
-
-
-def _use_own_code(model: nn.Module) -> None:
-    """Keeps transformer layers from a fused kernel of torch's that reads weights where integral layers sample them."""
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # which only says whether that kernel has the activation

@@ -17,7 +17,7 @@ from .operations import Operation
 from .recording import Call, Output, Recording, shape_of
 from .segments import Link, Space
 from .states import Channels, Nothing, State
-from .tensors import is_depthwise
+from .tensors import axis_size, is_depthwise, maps_channels
 
 __all__ = ["Axes", "Fault", "Following", "layer_axes"]
 
@@ -135,7 +135,7 @@ class Following:
             return output
         groups = getattr(module, "num_groups", getattr(module, "groups", 1))
         reads = output
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        if maps_channels(module):
             reads = self.new((module, 1), axes.in_size, axes.dim)
             if is_depthwise(module):
                 self.link(reads, output, (1, output.size // reads.size))
@@ -185,6 +185,8 @@ def layer_axes(module: nn.Module, ndim: int) -> Axes | None:
         return Axes(module.in_features, module.out_features, -1)
     if isinstance(module, nn.modules.conv._ConvNd):
         return Axes(module.in_channels, module.out_channels, -1 - len(module.kernel_size))
+    if maps_channels(module):
+        return Axes(axis_size(module, 1), axis_size(module, 0), -1)
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
         return Axes(module.normalized_shape[0], module.normalized_shape[0], -1)
     if isinstance(module, nn.Embedding):

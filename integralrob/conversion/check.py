@@ -31,7 +31,10 @@ class Reference:
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
         self.model = model
         self.example_inputs = example_inputs
-        self.outputs = outputs_of(copy.deepcopy(model).eval(), example_inputs)
+        try:
+            self.outputs = outputs_of(copy.deepcopy(model).eval(), example_inputs)
+        except Exception as error:  # whatever the model's own code raises
+            raise RuntimeError(f"example_inputs: the model does not run on them: {error}") from error
 
     def is_met_by(self, outputs: Sequence[Tensor]) -> bool:
         """Whether these are the network's outputs."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["call", "outputs_by_module", "outputs_of", "random_state_kept", "tensors_in"]
+__all__ = ["call", "in_full_precision", "outputs_by_module", "outputs_of", "random_state_kept", "tensors_in"]
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -38,7 +38,7 @@ def outputs_of(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(dtype, copy=True) if dtype and tensor.is_floating_point() else tensor.clone()
 
-    with random_state_kept(model), _without_tf32():
+    with random_state_kept(model), in_full_precision():
         return [tensor for tensor in tensors_in(call(model, example_inputs, cast)) if tensor.is_floating_point()]
 
 
@@ -55,7 +55,7 @@ def outputs_by_module(model: nn.Module, example_inputs: Any) -> dict[str, Tensor
 
             stack.callback(module.register_forward_hook(record).remove)
         stack.enter_context(random_state_kept(model))
-        stack.enter_context(_without_tf32())
+        stack.enter_context(in_full_precision())
         call(model, example_inputs)
     return outputs
 
@@ -69,12 +69,15 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Convolutions of float32 in float32: TF32, their default on a GPU, blurs outputs that are to be compared."""
-    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
+def in_full_precision() -> Iterator[None]:
+    """Convolutions and matrix products of float32 in float32: TF32, on a GPU the default of the former, is coarser."""
+    backends: Any = torch.backends
+    settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [setting.fp32_precision for setting in settings]
     try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
         yield
     finally:
-        convolution.fp32_precision = before
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision

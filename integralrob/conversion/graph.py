@@ -13,12 +13,11 @@ from .batchnorm import fusable
 from .channels import Fault, Following, layer_axes
 from .recording import Recording
 from .segments import Component, Segment, components
-from .tensors import Member, axis_size, channel_groups, has_integral_form, is_depthwise
+from .tensors import Member, axis_size, channel_groups, has_integral_form, is_depthwise, maps_channels
 
 __all__ = ["ChannelGroup", "ReportEntry", "Traced", "trace"]
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # of several channels together
-_PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True)
@@ -67,16 +66,17 @@ def trace(model: nn.Module, example_inputs: Any, *, fuse_bn: bool) -> Traced:
     found = _Groups(recording, lambda module: module in fused or getattr(module, "num_parameters", 0) == 1)
     return Traced(
         groups=tuple(found.groups),
-        skipped=(*found.skipped, *_unseen(recording)),
+        skipped=(*found.skipped, *_unseen(found.following)),
         fusable=tuple((recording.names[layer], recording.names[norm]) for norm, layer in fused.items()),
     )
 
 
-def _unseen(recording: Recording) -> Iterator[ReportEntry]:
+def _unseen(following: Following) -> Iterator[ReportEntry]:
     """An entry for each linear or convolution layer that autograd did not see."""
-    seen = {call.module for call in recording.calls.values()} & set(recording.nodes)
+    recording = following.recording
+    seen = {call.module for function, call in recording.calls.items() if function in following.states}
     for module, name in recording.names.items():
-        if isinstance(module, _PRODUCERS) and module not in seen:
+        if maps_channels(module) and module not in seen:
             why = "no gradient reaches it from the outputs" if recording.called[module] else "its forward is not called"
             yield ReportEntry(name, name, f"is not in the traced graph: {why}")
 
@@ -116,7 +116,7 @@ class _Groups:
         return sorted(
             (self.recording.rank[self.recording.names[segment.space[0]]], segment.start, segment.stop)
             for segment in component.segments
-            if segment.space[1] == 0 and isinstance(segment.space[0], (*_PRODUCERS, nn.Embedding))
+            if segment.space[1] == 0 and _produces(segment.space[0])
         )
 
     def _name(self, component: Component) -> str:
@@ -194,7 +194,13 @@ class _Groups:
                     yield component, (layer, "normalises these channels together with others")
 
 
+def _produces(owner: Any) -> bool:
+    return isinstance(owner, nn.Embedding) or (isinstance(owner, nn.Module) and maps_channels(owner))
+
+
 def _without_form(module: nn.Module) -> str | None:
+    if any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
+        return "has complex weights"
     if has_integral_form(module):
         return None
     if isinstance(module, nn.modules.conv._ConvTransposeNd) and channel_groups(module) > 1:

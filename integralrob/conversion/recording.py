@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from ..nn.layers import has_hooks
 from .example import call, random_state_kept, tensors_in
+from .tensors import maps_channels
 
 __all__ = ["LAYERS", "Call", "Output", "Recording", "shape_of"]
 
 LAYERS = (
-    nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
-    nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.Embedding, nn.MultiheadAttention, nn.LSTM,
+    nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm,
+    nn.PReLU, nn.Embedding, nn.MultiheadAttention, nn.LSTM,
 )  # fmt: skip
-"""The layers that channels are followed to; what is in them is not looked at."""
+"""The layers that channels are followed to, beside those that map them; what is in them is not looked at."""
 
 Output = tuple[Any, int]
 """A tensor: the autograd function that made it, and which of its outputs it is."""
@@ -111,7 +112,7 @@ class Recording:
         self.called[module] += 1
         inputs = self._reading.pop()
         returned = tensors_in(output)
-        if isinstance(module, LAYERS) and returned and returned[0].grad_fn is not None:
+        if (maps_channels(module) or isinstance(module, LAYERS)) and returned and returned[0].grad_fn is not None:
             self.calls[returned[0].grad_fn] = Call(module, inputs)
 
     def name_of(self, function: Any) -> str:

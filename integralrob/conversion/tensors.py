@@ -16,6 +16,7 @@ __all__ = [
     "channel_groups",
     "has_integral_form",
     "is_depthwise",
+    "maps_channels",
     "owner_of",
     "sizes_of",
     "tensors_of",
@@ -52,13 +53,23 @@ class Member:
     start: int = 0
 
 
+def maps_channels(module: nn.Module) -> bool:
+    """Whether a layer reads channels along one axis of its weight and makes others along the other."""
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or _is_gpt2_conv1d(module)
+
+
+def _is_gpt2_conv1d(module: nn.Module) -> bool:
+    """Whether this is GPT-2's linear layer in the package transformers, whose weight is ``(in, out)``."""
+    return (type(module).__module__, type(module).__name__) == ("transformers.pytorch_utils", "Conv1D")
+
+
 def has_integral_form(module: nn.Module) -> bool:
     """Whether channels of the module's axes can be continuous; its very type, as a subclass may compute else."""
     if type(module) is nn.Embedding:
         return module.max_norm is None and not module.sparse  # the one writes to the weight, the other to its gradient
     if type(module) in _TRANSPOSED:  # whose weight has the groups of its output channels along another dim
         return channel_groups(module) == 1 or (is_depthwise(module) and module.in_channels == module.out_channels)
-    return type(module) in (*INTEGRAL_TYPES, *_CHANNELWISE)
+    return type(module) in (*INTEGRAL_TYPES, *_CHANNELWISE) or _is_gpt2_conv1d(module)
 
 
 def channel_groups(module: nn.Module) -> int:
@@ -77,7 +88,8 @@ def tensors_of(module: nn.Module, dim: int) -> list[tuple[str, int]]:
     >>> tensors_of(nn.ConvTranspose2d(3, 8, 2), 0)
     [('weight', 1), ('bias', 0)]
     """
-    if isinstance(module, nn.modules.conv._ConvTransposeNd) and not is_depthwise(module):
+    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd) and not is_depthwise(module)
+    if transposed or _is_gpt2_conv1d(module):
         pairs = [("weight", 1), ("bias", 0)] if dim == 0 else [("weight", 0)]
     elif dim == 1 or isinstance(module, nn.Embedding):
         pairs = [("weight", 1)]
@@ -94,6 +106,8 @@ def sizes_of(module: nn.Module) -> dict[str, tuple[int, Fraction]]:
         return {"out_channels": (0, one), "in_channels": (0, each), "groups": (0, each)}
     if isinstance(module, nn.modules.conv._ConvNd):
         return {"out_channels": (0, one), "in_channels": (1, Fraction(channel_groups(module)))}
+    if _is_gpt2_conv1d(module):
+        return {"nf": (0, one), "nx": (1, one)}
     for kinds, name in _SIZES:
         if isinstance(module, kinds):
             return {name: (0, one)}
