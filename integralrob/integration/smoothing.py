@@ -83,12 +83,12 @@ def smoothed_predict(
     >>> smoothed_predict(model, x, sigma=0.25, generator=torch.Generator().manual_seed(0)).tolist()
     [0, -1, 1]
     """
-    stats = _scipy_stats()
+    special = _scipy_special()
     _check(model, x, sigma, alpha)
     top = _counts(model, x, sigma, check_int("samples", samples, 2), chunk, generator).topk(2)
     first, second = top.values.unbind(1)
-    # Two-sided, as either of the two may be in front by chance.
-    p_value = 2 * stats.binom.sf(first.numpy() - 1, (first + second).numpy(), 0.5)
+    # Of n fair coins at least k show heads with the probability I_½(k, n - k + 1). Twice, as either may lead by chance.
+    p_value = 2 * special.betainc(first.numpy(), second.numpy() + 1, 0.5)
     certain = torch.from_numpy(p_value <= alpha)
     return top.indices[:, 0].where(certain, ABSTAIN).to(x.device)
 
@@ -131,13 +131,14 @@ def smoothed_certify(
     >>> result.classes.tolist(), [round(radius, 2) for radius in result.radius.tolist()]  # truly 0.4, 0, 0.4
     ([0, -1, 1], [0.39, 0.0, 0.38])
     """
-    stats = _scipy_stats()
+    special = _scipy_special()
     _check(model, x, sigma, alpha)
     samples, selection = check_int("samples", samples, 2), check_int("selection", selection, 2)
     classes = _counts(model, x, sigma, selection, chunk, generator).argmax(1)
     hits = _counts(model, x, sigma, samples, chunk, generator).gather(1, classes.unsqueeze(1)).squeeze(1)
-    # The p for which so many hits, or more, have the probability alpha. It is 0 for no hit, where the quantile is NaN.
-    bound = torch.from_numpy(stats.beta.ppf(alpha, hits.numpy(), samples - hits.numpy() + 1)).nan_to_num()
+    # The p for which k hits or more of n have the probability alpha: I_p(k, n - k + 1) = alpha; 0 for no hit.
+    bound = torch.from_numpy(special.betaincinv(hits.clamp(min=1).numpy(), samples - hits.numpy() + 1, alpha))
+    bound = bound.where(hits > 0, 0.0)
     radius = sigma * torch.special.ndtri(bound)
     certain = bound > 0.5
     return Certificate(
@@ -171,11 +172,11 @@ def _counts(
     return (share * samples).round().long().cpu()
 
 
-def _scipy_stats() -> ModuleType:
+def _scipy_special() -> ModuleType:
     try:
-        from scipy import stats
+        from scipy import special
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "randomised smoothing needs scipy: pip install 'integralrob[smoothing]'", name=error.name
         ) from error
-    return stats
+    return special
