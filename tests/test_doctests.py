@@ -36,7 +36,7 @@ def test_examples(name: str) -> None:
     assert doctest.testmod(load(name)).failed == 0
 
 
-@pytest.mark.parametrize("name", ["ops", "quadrature", "partition", "nn", "attacks", "integration"])
+@pytest.mark.parametrize("name", ["ops", "quadrature", "partition", "nn", "attacks", "integration", "training"])
 def test_public_functions_have_an_example(name: str) -> None:
     package = importlib.import_module(f"integralrob.{name}")
     without = [
