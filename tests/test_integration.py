@@ -62,6 +62,19 @@ def test_quadratic_functions_have_their_closed_form_mean(norm: str, method: str,
     assert ((estimate.mean - expected).abs() < 4 * estimate.stderr).all()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_exponentials_of_gaussian_noise_have_their_closed_form_mean(method: str) -> None:
+    """``E exp(a · δ) = exp(σ² ‖a‖² / 2)``, for each sample with its own σ."""
+    a = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
+    sigma = torch.tensor([0.1, 1.0], dtype=torch.float64)
+    noise = Gaussian(zeros(2, 3), sigma)
+    estimate = expectation(
+        lambda delta: (delta @ a).exp(), noise, samples=2**13, method=method, chunk=1000, generator=rng()
+    )
+    assert ((estimate.mean - (sigma**2 * a.square().sum() / 2).exp()).abs() < 4 * estimate.stderr).all()
+    assert (estimate.stderr < 0.03).all()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_antithetic_pairs_integrate_linear_functions_exactly(norm: str) -> None:
     a, _, _ = quadratic(5)

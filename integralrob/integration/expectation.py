@@ -69,8 +69,9 @@ def expectation(
             `CubeSampler`, whose samples all get the same perturbations, but for their size.
         samples: how many perturbations: with ``"mc"`` at least 2, with ``"antithetic"`` an even number of at least 4,
             with ``"sobol"`` a multiple of 16.
-        chunk: at most so many go to `fn` at once (with ``"antithetic"`` an even number); None for all of them. The sums
-            are the same but for roundings; what a random `generator` draws may depend on it.
+        chunk: at most so many go to `fn` at once (with ``"antithetic"`` an even number); None for all of them, with
+            ``"sobol"`` for those of a sequence. Sobol points do not depend on it; what a generator draws for the others
+            may.
         generator: source of the random numbers, for the device that the sampler draws on; None is torch's global one.
 
     Returns:
