@@ -47,7 +47,7 @@ class DigitsSettings:
     # left of the random initial values, which is what makes channels with the same task look different.
     discrete: Schedule = field(default_factory=lambda: Schedule(epochs=15, learning_rate=3e-3, weight_decay=5.0))
     integral: Schedule = field(default_factory=lambda: Schedule(epochs=25, learning_rate=1e-2))
-    adversarial: Schedule = field(default_factory=lambda: Schedule(epochs=12, learning_rate=2e-2))
+    adversarial: Schedule = field(default_factory=lambda: Schedule(epochs=16, learning_rate=1e-2))
     linf: float = 0.1
     l1: float = 1.0
     l2: float = 0.4
