@@ -1,6 +1,6 @@
 """integralrob: integral neural networks and adversarial robustness, on fused kernels."""
 
-from . import attacks, nn, ops, optim, partition, perturbations, quadrature, training
+from . import attacks, integration, nn, ops, optim, partition, perturbations, quadrature, training
 from .build_info import build_info
 from .conversion import IntegralModel, convert
 
@@ -10,6 +10,7 @@ __all__ = [
     "attacks",
     "build_info",
     "convert",
+    "integration",
     "nn",
     "ops",
     "optim",

@@ -19,7 +19,7 @@ from integralrob.demo.data import digit_images, photo_patches
 from integralrob.demo.measure import accuracy, psnr, robust_accuracy
 from integralrob.demo.networks import DigitsNet, SuperResolutionNet, seeded
 from integralrob.demo.report import Row
-from integralrob.demo.training import train, train_over_sizes
+from integralrob.demo.training import train, train_against_attacks, train_over_sizes
 
 for package in ("sklearn", "torch_pruning"):
     pytest.importorskip(package)
@@ -28,7 +28,16 @@ imread = pytest.importorskip("matplotlib.image").imread
 EPOCH = Schedule(epochs=1, learning_rate=1e-3, batch=128)
 TINY = Settings(
     fractions=(1.0, 0.5),
-    digits=DigitsSettings(channels=8, discrete=EPOCH, integral=EPOCH, attack_steps=2, timing_rounds=1, timed_images=4),
+    digits=DigitsSettings(
+        channels=8,
+        discrete=EPOCH,
+        integral=EPOCH,
+        adversarial=EPOCH,
+        attack_steps=2,
+        training_attack_steps=1,
+        timing_rounds=1,
+        timed_images=4,
+    ),
     photos=PhotosSettings(features=4, discrete=EPOCH, integral=EPOCH, timing_rounds=1),
 )
 FIGURES = ("accuracy", "adversarial", "photos", "psnr", "weights")
@@ -52,12 +61,17 @@ def test_results(results: dict[str, Any]) -> None:
     assert radii == TINY.digits.radii
     assert results["versions"]["integralrob"] == ir.__version__
     assert results["versions"]["torch"] == torch.__version__
-    # Each task: the discrete row, then every sampling converted and trained, at 2 sizes.
-    assert len(results["rows"]) == (1 + 2 * 2 * 2) + (1 + 2 * 2)
+    # Each task: the discrete row, then every sampling converted and trained, at 2 sizes; the digits' default one is
+    # trained against attacks too.
+    assert len(results["rows"]) == (1 + 2 * 2 * 2 + 2) + (1 + 2 * 2)
+    assert [(row["task"], row["fraction"]) for row in results["rows"] if row["model"] == "integral-adversarial"] == [
+        ("digits", 1.0),
+        ("digits", 0.5),
+    ]
     for row in results["rows"]:
         assert list(row) == [field.name for field in fields(Row)]
         assert row["task"] in ("digits", "photos")
-        assert row["model"] in ("discrete", "integral")
+        assert row["model"] in ("discrete", "integral", "integral-adversarial")
         assert (row["sampling"] is None) == (row["model"] == "discrete")
         assert row["parameters"] > 0
         assert row["milliseconds"] > 0
@@ -166,7 +180,7 @@ def test_measures() -> None:
     assert psnr(torch.full((2, 3), 1.5), torch.ones(2, 3)) == math.inf
 
 
-def test_training_over_sizes_raises_the_accuracy_of_small_sizes() -> None:
+def test_training_over_sizes_raises_the_accuracy_of_small_sizes_and_attacks_their_robustness() -> None:
     data, generator = digit_images(), torch.Generator().manual_seed(0)
     network = seeded(lambda: DigitsNet(24), 0)
     schedule = Schedule(epochs=5, learning_rate=1e-2)
@@ -180,6 +194,25 @@ def test_training_over_sizes_raises_the_accuracy_of_small_sizes() -> None:
     assert set(integral.sizes.values()) == {24}
     integral.resize(0.5)
     assert max(90, before + 5) < accuracy(integral, data.test_x, data.test_y)
+
+    def robust() -> float:
+        integral.resize(0.5)
+        return robust_accuracy(
+            integral,
+            data.test_x,
+            data.test_y,
+            norm="linf",
+            eps=0.1,
+            steps=5,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    before = robust()
+    attack = {"norm": "linf", "eps": 0.1, "steps": 2, "generator": generator}
+    train_against_attacks(integral, data, schedule, generator, smallest=0.5, attack=attack, title="attacks")
+    assert set(integral.sizes.values()) == {24}
+    assert before + 10 < robust()
+    assert accuracy(integral, data.test_x, data.test_y) > 80
 
 
 def test_super_resolution_starts_as_the_identity() -> None:

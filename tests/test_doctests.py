@@ -14,7 +14,7 @@ import integralrob
 
 EXTRAS = {"matplotlib", "sklearn"}
 # Modules whose examples need a package that they import only where they use it.
-LATE_IMPORTS = {"integralrob.conversion.algorithm": "torch_pruning"}
+LATE_IMPORTS = {"integralrob.conversion.algorithm": "torch_pruning", "integralrob.integration.smoothing": "scipy"}
 MODULES = [
     name for _, name, _ in pkgutil.walk_packages(integralrob.__path__, "integralrob.") if not name.endswith("__main__")
 ]
@@ -36,9 +36,10 @@ def test_examples(name: str) -> None:
     assert doctest.testmod(load(name)).failed == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["ops", "quadrature", "partition", "nn", "attacks", "training", "optim", "perturbations"]
-)
+PACKAGES = ["ops", "quadrature", "partition", "nn", "attacks", "integration", "training", "optim", "perturbations"]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
 def test_public_functions_have_an_example(name: str) -> None:
     package = importlib.import_module(f"integralrob.{name}")
     without = [

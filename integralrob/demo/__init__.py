@@ -32,7 +32,8 @@ def run(
     Digits: a classifier of scikit-learn's 8×8 digits; clean accuracy, and robust accuracy in balls
     of three norms. Photos: super-resolution of
     held-out parts of scikit-learn's two sample photographs; PSNR. Each network is trained, converted, trained over
-    random sizes, and measured as a discretised network at all sizes. Takes a minute or two on a CPU, on one thread.
+    random sizes (the classifier then against attacks, too), and measured as a discretised network at all sizes. Takes
+    about two minutes on a CPU, on one thread.
 
     Args:
         output: folder for the results; made if it does not exist.

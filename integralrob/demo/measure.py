@@ -26,12 +26,14 @@ class Candidate(NamedTuple):
     network: nn.Module
 
 
-def at_all_sizes(task: str, sampling: str, integral: IntegralModel, fractions: Sequence[float]) -> list[Candidate]:
+def at_all_sizes(
+    task: str, sampling: str, integral: IntegralModel, fractions: Sequence[float], *, model: str = "integral"
+) -> list[Candidate]:
     """The discretised network at each fraction of the channels; the integral network is at the last one afterwards."""
     candidates = []
     for fraction in fractions:
         integral.resize(fraction)
-        candidates.append(Candidate(Row(task, "integral", sampling, fraction), integral.discretize()))
+        candidates.append(Candidate(Row(task, model, sampling, fraction), integral.discretize()))
     return candidates
 
 

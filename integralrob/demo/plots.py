@@ -21,6 +21,7 @@ __all__ = ["plot_accuracy", "plot_adversarial_examples", "plot_photos", "plot_ps
 
 # Sampling of a row -> how its curve is labelled and drawn.
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{DEFAULT}, adversarial": ("antialiased, trained over random sizes under attack", {"color": "C3", "marker": "^"}),
     f"{DEFAULT}, trained": ("antialiased, trained over random sizes", {"color": "C0", "marker": "o"}),
     f"{SUPPLEMENT}, trained": ("supplement's sampling, trained likewise", {"color": "C1", "marker": "s"}),
     f"{DEFAULT}, converted": ("antialiased, converted only", {"color": "C0", "marker": "o", "ls": ":"}),

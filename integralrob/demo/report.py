@@ -20,8 +20,8 @@ class Row:
 
     Attributes:
         task: "digits" or "photos".
-        model: "discrete" or "integral".
-        sampling: how the integral network is sampled, and whether it was trained over random sizes.
+        model: "discrete", "integral", or "integral-adversarial" of one that was trained against attacks.
+        sampling: how the integral network is sampled, and whether and how it was trained over random sizes.
         fraction: of the channels.
         clean: accuracy in percent.
         linf, l1, l2: accuracy in percent under attack in the ball of that norm.

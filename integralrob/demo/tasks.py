@@ -15,7 +15,7 @@ from .data import Split
 from .measure import Candidate, accuracy, at_all_sizes, fill_cost, psnr, robust_accuracy
 from .networks import DigitsNet, SuperResolutionNet, seeded
 from .report import Row
-from .training import Schedule, train, train_over_sizes
+from .training import Schedule, train, train_against_attacks, train_over_sizes
 
 __all__ = ["DEFAULT", "SUPPLEMENT", "DigitsSettings", "PhotosSettings", "Settings", "classify_digits", "sharpen_photos"]
 
@@ -35,8 +35,9 @@ class DigitsSettings:
     Attributes:
         channels: of each of the three convolutions.
         discrete, integral: training of the discrete network, and of the integral ones over random sizes.
+        adversarial: further training of the default integral one, against attacks in the ball of radius `linf`.
         linf, l1, l2: radius of the ball of that norm around images in [0, 1].
-        attack_steps: gradient steps of PGD.
+        attack_steps, training_attack_steps: gradient steps of PGD, in the measurements and in training.
         timing_rounds: number of forward passes of which the median time is taken.
         timed_images: their batch.
     """
@@ -46,10 +47,12 @@ class DigitsSettings:
     # left of the random initial values, which is what makes channels with the same task look different.
     discrete: Schedule = field(default_factory=lambda: Schedule(epochs=15, learning_rate=3e-3, weight_decay=5.0))
     integral: Schedule = field(default_factory=lambda: Schedule(epochs=25, learning_rate=1e-2))
+    adversarial: Schedule = field(default_factory=lambda: Schedule(epochs=16, learning_rate=1e-2))
     linf: float = 0.1
     l1: float = 1.0
     l2: float = 0.4
     attack_steps: int = 10
+    training_attack_steps: int = 3
     timing_rounds: int = 15
     timed_images: int = 128
 
@@ -97,7 +100,7 @@ def classify_digits(data: Split, fractions: tuple[float, ...], settings: DigitsS
     device, generator = data.train_x.device, torch.Generator().manual_seed(seed)
     network = seeded(lambda: DigitsNet(settings.channels), seed).to(device)
     train(network, data, cross_entropy, settings.discrete, generator, title="digits: discrete")
-    candidates = [Candidate(Row("digits", "discrete", None, 1.0), network)]
+    candidates, trained = [Candidate(Row("digits", "discrete", None, 1.0), network)], {}
     for name, sampling in SAMPLINGS.items():
         integral = convert(network, data.test_x[:4], sampling=sampling, progress=False)
         candidates += at_all_sizes("digits", f"{name}, converted", integral, fractions)
@@ -112,9 +115,23 @@ def classify_digits(data: Split, fractions: tuple[float, ...], settings: DigitsS
             title=f"digits: {name}",
         )
         candidates += at_all_sizes("digits", f"{name}, trained", integral, fractions)
+        trained[name] = integral
+
+    attack = torch.Generator(device).manual_seed(seed)
+    train_against_attacks(
+        trained[DEFAULT],
+        data,
+        settings.adversarial,
+        generator,
+        smallest=fractions[-1],
+        attack={"norm": "linf", "eps": settings.linf, "steps": settings.training_attack_steps, "generator": attack},
+        title="digits: against attacks",
+    )
+    candidates += at_all_sizes(
+        "digits", f"{DEFAULT}, adversarial", trained[DEFAULT], fractions, model="integral-adversarial"
+    )
 
     x, y = data.test_x, data.test_y
-    attack = torch.Generator(device)
     for row, candidate in tqdm(candidates, desc="digits: clean and robust accuracy", unit="network"):
         row.clean = accuracy(candidate, x, y)
         for norm, eps in settings.radii.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from ..conversion import IntegralModel
-from ..training import sandwich_step, soft_cross_entropy
+from ..training import adversarial_loss, sandwich_step, soft_cross_entropy
 from .data import Split
 
-__all__ = ["Schedule", "train", "train_over_sizes"]
+__all__ = ["Schedule", "train", "train_against_attacks", "train_over_sizes"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -75,6 +76,29 @@ def train_over_sizes(
 
     integral.resize(1.0)
     _optimise(integral, data, step, schedule, generator, title)
+
+
+def train_against_attacks(
+    integral: IntegralModel,
+    data: Split,
+    schedule: Schedule,
+    generator: torch.Generator,
+    *,
+    smallest: float,
+    attack: Mapping[str, Any],
+    title: str,
+) -> None:
+    """Trains an integral classifier under attack over random sizes from `smallest` to 1; afterwards it is at full size.
+
+    Each step draws a size for each group, and attacks the network at these sizes with the arguments `attack` of `pgd`.
+    """
+
+    def step(x: Tensor, y: Tensor) -> None:
+        integral.random_sizes(smallest, 1.0, multiple_of=1, generator=generator)
+        adversarial_loss(integral, x, y, **attack).backward()
+
+    _optimise(integral, data, step, schedule, generator, title)
+    integral.resize(1.0)
 
 
 def _optimise(
