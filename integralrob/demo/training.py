@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..conversion import IntegralModel
 from .data import Split
 
-__all__ = ["Schedule", "train", "train_over_sizes"]
+__all__ = ["Schedule", "optimise", "train", "train_over_sizes"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,7 +41,7 @@ def train(
         loss(network(x), y).backward()
 
     network.train()
-    _optimise(network, data, step, schedule, generator, title)
+    optimise(network, data, step, schedule, generator, title)
     network.eval()
 
 
@@ -78,11 +78,11 @@ def train_over_sizes(
         integral.random_sizes(smallest, 1.0, multiple_of=1, generator=generator)
         loss(integral(x), target).backward()
 
-    _optimise(integral, data, step, schedule, generator, title)
+    optimise(integral, data, step, schedule, generator, title)
     integral.resize(1.0)
 
 
-def _optimise(
+def optimise(
     model: nn.Module,
     data: Split,
     step: Callable[[Tensor, Tensor], None],

@@ -1,0 +1,72 @@
+"""python -m benchmarks.experiments [study ...] [--tasks digits photos] [--seeds 4] [--out build/experiments]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from integralrob.demo.report import versions
+
+from . import plots
+from .runs import FRACTIONS, Run, load, make_missing
+from .tables import of_variant, table
+from .tasks import TASKS
+from .variants import STUDIES, variants_of
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Makes what is missing of the chosen studies, then prints their tables, and draws and summarises all runs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
+    parser.add_argument("studies", nargs="*", metavar="study", help=f"{', '.join(STUDIES)}; all if none")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(%(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="how many: 0, 1, ... (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build/experiments"), help="folder (%(default)s)")
+    options = parser.parse_args(arguments)
+    unknown = [study for study in options.studies if study not in STUDIES]
+    if unknown:
+        parser.error(f"study: expected {', '.join(STUDIES)}, got {unknown[0]!r}")
+    torch.set_num_threads(1)  # more would change the sums; the layers are too small to gain from them
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "runs.jsonl"
+    studies = options.studies or list(STUDIES)
+    tasks = [TASKS[name] for name in options.tasks]
+    for task in tasks:
+        variants = list(dict.fromkeys(name for study in studies for name in variants_of(study, task)))
+        for run in make_missing(file, task, variants, range(options.seeds)):
+            print(f"{run.task}, seed {run.seed}, {run.variant}:", *run.scores, file=sys.stderr)
+
+    runs = load(file)
+    for task in tasks:
+        for study in studies:
+            if names := variants_of(study, task):
+                print(f"\n{task.name}, {task.measure}: {study}\n\n{table(runs, task, names)}")
+    (options.out / "results.json").write_text(_summary(runs))
+    plots.draw(options.out, runs)
+    return 0
+
+
+def _summary(runs: Sequence[Run]) -> str:
+    """All runs, those of a variant together, as JSON of a line for each variant."""
+    keys = sorted({(run.task, run.variant) for run in runs})
+    lines = [json.dumps(_of_variant(sorted(of_variant(runs, *key), key=lambda run: run.seed))) for key in keys]
+    head = json.dumps({"versions": versions(), "fractions": FRACTIONS})
+    return head[:-1] + ', "results": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+def _of_variant(runs: Sequence[Run]) -> dict[str, object]:
+    return {
+        "task": runs[0].task,
+        "variant": runs[0].variant,
+        "seeds": [run.seed for run in runs],
+        "discrete": [run.discrete for run in runs],
+        "scores": [run.scores for run in runs],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

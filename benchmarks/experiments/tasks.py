@@ -1,0 +1,209 @@
+"""The tasks, which are the demo's, and the trained networks that the variants of one task and seed start from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from integralrob import IntegralModel, convert
+from integralrob.conversion.ordering import Distance, Permutation
+from integralrob.demo.data import Split, digit_images, photo_patches
+from integralrob.demo.measure import accuracy, psnr
+from integralrob.demo.networks import DigitsNet, SuperResolutionNet, seeded
+from integralrob.demo.tasks import DigitsSettings, PhotosSettings
+from integralrob.demo.training import Loss, Schedule, optimise, train
+from integralrob.nn import Sampling
+
+__all__ = ["TASKS", "Conversion", "Lab", "Task", "Trained", "Training"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, a network, and how they are trained and scored.
+
+    Attributes:
+        name: "digits" or "photos".
+        data, network: make the images, and an untrained network.
+        loss: of outputs and targets.
+        soften: outputs at full size -> targets of smaller sizes, for distillation.
+        score: of a discrete network on the test images.
+        measure: what the score is, with its unit.
+        decimals: of the score.
+        has_norms: whether the network has batch norms.
+        discrete, over_sizes: schedules of the two trainings.
+    """
+
+    name: str
+    data: Callable[[], Split]
+    network: Callable[[], nn.Module]
+    loss: Loss
+    soften: Callable[[Tensor], Tensor]
+    score: Callable[[nn.Module, Split], float]
+    measure: str
+    decimals: int
+    has_norms: bool
+    discrete: Schedule
+    over_sizes: Schedule
+
+
+@torch.no_grad()
+def _test_psnr(network: nn.Module, data: Split) -> float:
+    return psnr(network(data.test_x), data.test_y)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="digits",
+            data=digit_images,
+            network=DigitsNet,
+            loss=cross_entropy,
+            soften=lambda output: output.softmax(1),
+            score=lambda network, data: accuracy(network, data.test_x, data.test_y),
+            measure="accuracy in %",
+            decimals=1,
+            has_norms=True,
+            discrete=DigitsSettings().discrete,
+            over_sizes=DigitsSettings().integral,
+        ),
+        Task(
+            name="photos",
+            data=photo_patches,
+            network=SuperResolutionNet,
+            loss=mse_loss,
+            soften=lambda output: output,
+            score=_test_psnr,
+            measure="PSNR in dB",
+            decimals=2,
+            has_norms=False,
+            discrete=PhotosSettings().discrete,
+            over_sizes=PhotosSettings().integral,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Arguments of `integralrob.convert`; `order` is also None, for the given order, or "random"."""
+
+    order: str | None = "shortest_path"
+    sampling: Sampling = field(default_factory=Sampling)
+    fuse_bn: bool = True
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training over sizes from `smallest` to 1, at several of them in each step.
+
+    Attributes:
+        fixed: of the sizes of each step, those that are in all steps. The sandwich rule has full size and the smallest.
+        drawn: number of sizes of each step that are drawn.
+        distil: below full size the targets are the outputs at full size, which has to be in `fixed`.
+        length: how many times as many epochs as the task's schedule.
+        learning_rate: None for that of the task's schedule.
+    """
+
+    fixed: tuple[float, ...] = (1.0, 0.25)
+    drawn: int = 1
+    distil: bool = False
+    length: int = 1
+    learning_rate: float | None = None
+    smallest: float = 0.25
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes in a step."""
+        return len(self.fixed) + self.drawn
+
+
+class Trained(NamedTuple):
+    """A network, and the seconds of the processor that its training took."""
+
+    network: nn.Module
+    seconds: float
+
+
+class Lab:
+    """What the variants of one task and seed start from. Each network is trained once; users leave it as it is."""
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.task, self.seed, self.data = task, seed, task.data()
+        self._made: dict[Hashable, Trained] = {}
+
+    def discrete(self, *, as_long: bool = False) -> Trained:
+        """The discrete network; if asked for, trained with as many passes as are spent on an integral one in all."""
+        schedule = self.task.discrete
+        if as_long:
+            schedule = replace(schedule, epochs=schedule.epochs + Training().passes * self.task.over_sizes.epochs)
+
+        def make() -> nn.Module:
+            network = seeded(self.task.network, self.seed)
+            train(network, self.data, self.task.loss, schedule, self._generator(), title="discrete")
+            return network
+
+        return self._once(schedule, make)
+
+    def integral(self, conversion: Conversion, training: Training | None) -> Trained:
+        """The network converted, and trained over sizes if asked for: an `IntegralModel` in evaluation mode."""
+
+        def make() -> nn.Module:
+            integral = convert(
+                self.discrete().network,
+                self.data.test_x[:1, :, :16, :16],
+                order=self._random_order if conversion.order == "random" else conversion.order,
+                sampling=conversion.sampling,
+                fuse_bn=conversion.fuse_bn,
+                progress=False,
+            )
+            if training is not None:
+                self._train_over_sizes(integral, training)
+            return integral
+
+        return self._once((conversion, training), make)
+
+    def _train_over_sizes(self, integral: IntegralModel, training: Training) -> None:
+        loss, schedule, generator = self.task.loss, self.task.over_sizes, self._generator()
+        schedule = replace(
+            schedule,
+            epochs=training.length * schedule.epochs,
+            learning_rate=training.learning_rate or schedule.learning_rate,
+        )
+
+        def step(x: Tensor, y: Tensor) -> None:
+            target = y
+            for size in training.fixed:
+                integral.resize(size)
+                output = integral(x)
+                loss(output, target).backward()
+                if training.distil and size == 1:
+                    target = self.task.soften(output.detach())
+            for _ in range(training.drawn):
+                integral.random_sizes(training.smallest, 1.0, multiple_of=1, generator=generator)
+                loss(integral(x), target).backward()
+
+        integral.train()
+        optimise(integral, self.data, step, schedule, generator, title="over sizes")
+        integral.resize(1.0)
+        integral.eval()
+
+    def _once(self, key: Hashable, make: Callable[[], nn.Module]) -> Trained:
+        if key not in self._made:
+            begin = time.process_time()
+            self._made[key] = Trained(make(), time.process_time() - begin)
+        return self._made[key]
+
+    def _generator(self) -> torch.Generator:
+        """The same numbers for each training, whatever was trained before."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def _random_order(self, distance: Distance) -> Permutation:
+        return np.random.default_rng(self.seed).permutation(len(distance))

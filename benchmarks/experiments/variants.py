@@ -1,0 +1,174 @@
+"""The variants, and the studies: each lists the variants that differ from a base in one choice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, cast
+
+import torch_pruning
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from integralrob import IntegralModel
+from integralrob.nn import Sampling
+from integralrob.quadrature import LeftRiemann, Trapezoidal
+
+from .tasks import Conversion, Lab, Task, Training
+
+__all__ = ["CHANGES_OF_CONVERSION", "STUDIES", "VARIANTS", "Variant", "variants_of"]
+
+
+class Variant(Protocol):
+    """What is done with a trained discrete network to have it at smaller sizes."""
+
+    @property
+    def needs_norms(self) -> bool:
+        """Whether it differs from others only where there are batch norms."""
+        ...
+
+    def run(self, lab: Lab, fractions: Sequence[float]) -> tuple[list[float], float]:
+        """Its score at each fraction of the channels, and the seconds that training it took."""
+        ...
+
+
+@dataclass(frozen=True)
+class Integral:
+    """Converted, trained over sizes if asked for, and resized; then batch norms are recalibrated if asked for."""
+
+    conversion: Conversion = field(default_factory=Conversion)
+    training: Training | None = None
+    recalibrate: bool = False
+
+    @property
+    def needs_norms(self) -> bool:
+        return self.recalibrate or not self.conversion.fuse_bn
+
+    def run(self, lab: Lab, fractions: Sequence[float]) -> tuple[list[float], float]:
+        network, seconds = lab.integral(self.conversion, self.training)
+        integral = cast("IntegralModel", network)
+        scores = []
+        for fraction in fractions:
+            integral.resize(fraction)
+            scores.append(_score(lab, integral.discretize(), self.recalibrate))
+        integral.resize(1.0)
+        return scores, seconds
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The discrete network without the channels whose weights are smallest (torch-pruning).
+
+    The importance of a channel is the mean over the group's tensors of the Euclidean norm of what they hold for it,
+    relative to the group's mean: torch-pruning's default.
+
+    Attributes:
+        as_long: the network is trained as long as the discrete and the integral network together.
+    """
+
+    as_long: bool = False
+    recalibrate: bool = False
+
+    @property
+    def needs_norms(self) -> bool:
+        return self.recalibrate
+
+    def run(self, lab: Lab, fractions: Sequence[float]) -> tuple[list[float], float]:
+        network, seconds = lab.discrete(as_long=self.as_long)
+        return [_score(lab, self._pruned(network, fraction, lab), self.recalibrate) for fraction in fractions], seconds
+
+    def _pruned(self, network: nn.Module, fraction: float, lab: Lab) -> nn.Module:
+        pruned = copy.deepcopy(network)
+        layers = [layer for layer in pruned.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+        widths = {layer: layer.weight.shape[0] for layer in layers}
+        torch_pruning.pruner.BasePruner(
+            pruned,
+            lab.data.test_x[:1, :, :16, :16],
+            importance=torch_pruning.importance.GroupMagnitudeImportance(),
+            # As many channels as an integral model has after `resize(fraction)`.
+            pruning_ratio_dict={layer: 1 - max(2, round(fraction * width)) / width for layer, width in widths.items()},
+            ignored_layers=layers[-1:],
+        ).step()
+        return pruned
+
+
+def _score(lab: Lab, network: nn.Module, recalibrate: bool) -> float:
+    if recalibrate:
+        update_bn(lab.data.train_x.split(128), network)
+    return lab.task.score(network, lab.data)
+
+
+# --------------------------------------------------------------------------------------------------------- the variants
+
+BASE = Sampling()
+SUPPLEMENT = Sampling(kind="endpoints", rule=Trapezoidal(), a=-0.75, padding="zeros", antialias=False)
+# What is changed -> the conversion.
+CONVERSIONS = {
+    "": Conversion(),
+    "not ordered": Conversion(order=None),
+    "random order": Conversion(order="random"),
+    "2-opt": Conversion(order="two_opt"),
+    "a = -0.75": Conversion(sampling=replace(BASE, a=-0.75)),
+    "trapezoidal": Conversion(sampling=replace(BASE, rule=Trapezoidal())),
+    "trapezoidal, ends included": Conversion(sampling=replace(BASE, rule=Trapezoidal(), kind="endpoints")),
+    "left Riemann": Conversion(sampling=replace(BASE, rule=LeftRiemann())),
+    "not antialiased": Conversion(sampling=replace(BASE, antialias=False)),
+    "not antialiased, a = -0.75": Conversion(sampling=replace(BASE, antialias=False, a=-0.75)),
+    "as in the supplement": Conversion(sampling=SUPPLEMENT),
+    "batch norms kept": Conversion(fuse_bn=False),
+}
+SANDWICH = Training(distil=True)
+TRAININGS = {
+    "at full size alone": Training(fixed=(1.0,), drawn=0),
+    "at random sizes alone": Training(fixed=()),
+    "at random sizes alone, three times as long": Training(fixed=(), length=3),
+    "without distillation": Training(),
+}
+
+
+def _named(kind: str, change: str) -> str:
+    return f"{kind}, {change}" if change else kind
+
+
+VARIANTS: dict[str, Variant] = {
+    **{_named("converted", change): Integral(conversion) for change, conversion in CONVERSIONS.items()},
+    **{_named("trained", change): Integral(conversion, SANDWICH) for change, conversion in CONVERSIONS.items()},
+    **{f"trained {change}": Integral(training=training) for change, training in TRAININGS.items()},
+    **{
+        f"{kind}, batch norms kept and recalibrated": Integral(Conversion(fuse_bn=False), training, recalibrate=True)
+        for kind, training in (("converted", None), ("trained", SANDWICH))
+    },
+    "pruned": Pruned(),
+    "pruned and recalibrated": Pruned(recalibrate=True),
+    "trained as long, pruned": Pruned(as_long=True),
+    "trained as long, pruned and recalibrated": Pruned(as_long=True, recalibrate=True),
+}
+
+
+def _both(*changes: str) -> tuple[str, ...]:
+    return tuple(_named(kind, change) for kind in ("converted", "trained") for change in ("", *changes))
+
+
+# Studies of what `convert` does, and all studies -> their variants.
+CHANGES_OF_CONVERSION: dict[str, tuple[str, ...]] = {
+    "order": _both("not ordered", "random order", "2-opt"),
+    "antialiasing": _both("not antialiased", "not antialiased, a = -0.75", "as in the supplement"),
+    "kernel": _both("a = -0.75"),
+    "quadrature": _both("trapezoidal", "trapezoidal, ends included", "left Riemann"),
+    "batch norms": _both("batch norms kept", "batch norms kept and recalibrated"),
+}
+STUDIES = {
+    "pruning": (
+        *("converted", "trained", "pruned", "pruned and recalibrated"),
+        *("trained as long, pruned", "trained as long, pruned and recalibrated"),
+    ),
+    "training": ("converted", *(f"trained {change}" for change in TRAININGS), "trained"),
+    **CHANGES_OF_CONVERSION,
+}
+
+
+def variants_of(study: str, task: Task) -> list[str]:
+    """The variants of a study that make a difference for a task; none if only what they are compared with is left."""
+    names = [name for name in STUDIES[study] if task.has_norms or not VARIANTS[name].needs_norms]
+    return [] if set(names) <= {"converted", "trained"} else names
