@@ -24,7 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
     parser.add_argument("studies", nargs="*", metavar="study", help=f"{', '.join(STUDIES)}; all if none")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(%(default)s)")
-    parser.add_argument("--seeds", type=int, default=4, help="how many: 0, 1, ... (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="how many (%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=50, help="no setting was chosen on the default, %(default)s")
     parser.add_argument("--out", type=Path, default=Path("build/experiments"), help="folder (%(default)s)")
     options = parser.parse_args(arguments)
     unknown = [study for study in options.studies if study not in STUDIES]
@@ -32,12 +33,13 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"study: expected {', '.join(STUDIES)}, got {unknown[0]!r}")
     torch.set_num_threads(1)  # more would change the sums; the layers are too small to gain from them
     options.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     file = options.out / "runs.jsonl"
     studies = options.studies or list(STUDIES)
     tasks = [TASKS[name] for name in options.tasks]
     for task in tasks:
         variants = list(dict.fromkeys(name for study in studies for name in variants_of(study, task)))
-        for run in make_missing(file, task, variants, range(options.seeds)):
+        for run in make_missing(file, task, variants, seeds):
             print(f"{run.task}, seed {run.seed}, {run.variant}:", *run.scores, file=sys.stderr)
 
     runs = load(file)

@@ -109,14 +109,14 @@ class Training:
         drawn: number of sizes of each step that are drawn.
         distil: below full size the targets are the outputs at full size, which has to be in `fixed`.
         length: how many times as many epochs as the task's schedule.
-        learning_rate: None for that of the task's schedule.
+        rate: how many times the learning rate of the task's schedule.
     """
 
     fixed: tuple[float, ...] = (1.0, 0.25)
     drawn: int = 1
     distil: bool = False
     length: int = 1
-    learning_rate: float | None = None
+    rate: float = 1
     smallest: float = 0.25
 
     @property
@@ -175,7 +175,7 @@ class Lab:
         schedule = replace(
             schedule,
             epochs=training.length * schedule.epochs,
-            learning_rate=training.learning_rate or schedule.learning_rate,
+            learning_rate=training.rate * schedule.learning_rate,
         )
 
         def step(x: Tensor, y: Tensor) -> None:

@@ -119,12 +119,20 @@ CONVERSIONS = {
     "batch norms kept": Conversion(fuse_bn=False),
 }
 SANDWICH = Training(distil=True)
+# How it is trained -> over which sizes.
 TRAININGS = {
     "at full size alone": Training(fixed=(1.0,), drawn=0),
     "at random sizes alone": Training(fixed=()),
     "at random sizes alone, three times as long": Training(fixed=(), length=3),
     "without distillation": Training(),
 }
+# What may close the gap to the discrete network -> the training. With batch norms kept too.
+EFFORTS = {
+    "twice as long": replace(SANDWICH, length=2),
+    "at a third of the learning rate": replace(SANDWICH, rate=1 / 3),
+    "with two sizes drawn": replace(SANDWICH, drawn=2),
+}
+KEPT = "batch norms kept and recalibrated"
 
 
 def _named(kind: str, change: str) -> str:
@@ -134,10 +142,14 @@ def _named(kind: str, change: str) -> str:
 VARIANTS: dict[str, Variant] = {
     **{_named("converted", change): Integral(conversion) for change, conversion in CONVERSIONS.items()},
     **{_named("trained", change): Integral(conversion, SANDWICH) for change, conversion in CONVERSIONS.items()},
-    **{f"trained {change}": Integral(training=training) for change, training in TRAININGS.items()},
+    **{f"trained {how}": Integral(training=training) for how, training in (TRAININGS | EFFORTS).items()},
     **{
-        f"{kind}, batch norms kept and recalibrated": Integral(Conversion(fuse_bn=False), training, recalibrate=True)
-        for kind, training in (("converted", None), ("trained", SANDWICH))
+        f"{kind}, {KEPT}": Integral(Conversion(fuse_bn=False), training, recalibrate=True)
+        for kind, training in {
+            "converted": None,
+            "trained": SANDWICH,
+            **{f"trained {how}": training for how, training in EFFORTS.items()},
+        }.items()
     },
     "pruned": Pruned(),
     "pruned and recalibrated": Pruned(recalibrate=True),
@@ -156,14 +168,15 @@ CHANGES_OF_CONVERSION: dict[str, tuple[str, ...]] = {
     "antialiasing": _both("not antialiased", "not antialiased, a = -0.75", "as in the supplement"),
     "kernel": _both("a = -0.75"),
     "quadrature": _both("trapezoidal", "trapezoidal, ends included", "left Riemann"),
-    "batch norms": _both("batch norms kept", "batch norms kept and recalibrated"),
+    "batch norms": _both("batch norms kept", KEPT),
 }
 STUDIES = {
     "pruning": (
         *("converted", "trained", "pruned", "pruned and recalibrated"),
         *("trained as long, pruned", "trained as long, pruned and recalibrated"),
     ),
-    "training": ("converted", *(f"trained {change}" for change in TRAININGS), "trained"),
+    "training": ("converted", *(f"trained {how}" for how in TRAININGS), "trained"),
+    "effort": tuple(f"trained{how}{norms}" for norms in ("", f", {KEPT}") for how in ("", *(f" {e}" for e in EFFORTS))),
     **CHANGES_OF_CONVERSION,
 }
 
