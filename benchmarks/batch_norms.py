@@ -12,7 +12,6 @@ import argparse
 from collections import defaultdict
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from integralrob import IntegralModel, convert
@@ -20,6 +19,7 @@ from integralrob.demo.data import Split, digit_images
 from integralrob.demo.measure import accuracy
 from integralrob.demo.networks import DigitsNet, seeded
 from integralrob.demo.training import Schedule, train, train_over_sizes
+from integralrob.training import recalibrate_batch_norms_
 
 FRACTIONS = (1.0, 0.75, 0.6, 0.5, 0.4, 0.3, 0.25)
 DISCRETE = Schedule(epochs=15, learning_rate=3e-3, weight_decay=5.0)
@@ -31,23 +31,10 @@ def _curve(integral: IntegralModel, data: Split, recalibrate: bool = False) -> l
         integral.resize(fraction)
         network = integral.discretize().eval()
         if recalibrate:
-            _recalibrate(network, data)
+            recalibrate_batch_norms_(network, data.train_x.split(128))
         result.append(accuracy(network, data.test_x, data.test_y))
     integral.resize(1.0)
     return result
-
-
-@torch.no_grad()
-def _recalibrate(network: nn.Module, data: Split) -> None:
-    """Running statistics that are the mean over the training images."""
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-            norm.momentum = None
-    network.train()
-    for x in data.train_x.split(128):
-        network(x)
-    network.eval()
 
 
 def main() -> None:

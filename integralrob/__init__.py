@@ -1,6 +1,6 @@
 """integralrob: integral neural networks and adversarial robustness, on fused kernels."""
 
-from . import attacks, nn, ops, partition, quadrature
+from . import attacks, nn, ops, partition, quadrature, training
 from .build_info import build_info
 from .conversion import IntegralModel, convert
 
@@ -14,6 +14,7 @@ __all__ = [
     "ops",
     "partition",
     "quadrature",
+    "training",
 ]
 
 __version__ = "0.1.0"

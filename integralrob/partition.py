@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from integralrob._checks import check_choice, check_int, describe
 
@@ -38,6 +39,15 @@ class Partition(nn.Module):
         self.num_points = num_points
         self.kind = kind
         self.nodes = nodes
+
+    @classmethod
+    def like(cls, other: Partition) -> Self:
+        """A partition of this class with the number of points, kind and nodes of another, as it is at first.
+
+        >>> TrainablePartition.like(UniformPartition(4, kind="centered"))
+        TrainablePartition(num_points=4, kind='centered', nodes=None)
+        """
+        return cls(other.num_points, kind=other.kind, nodes=other.nodes)
 
     @property
     def interval(self) -> tuple[float, float]:

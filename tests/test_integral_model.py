@@ -251,13 +251,14 @@ def test_a_state_of_other_groups_is_refused():
 @pytest.mark.parametrize(
     ("error", "entry"),
     [
-        (ValueError, {"size": 5, "order": list(range(9))}),
-        (ValueError, {"size": 5, "order": [0] * 12}),
-        (ValueError, {"size": 5, "order": None}),
-        (ValueError, {"size": 1, "order": list(range(12))}),
-        (ValueError, {"size": 10**13, "order": list(range(12))}),
-        (TypeError, {"size": None, "order": list(range(12))}),
-        (TypeError, {"size": 0.5, "order": list(range(12))}),
+        (ValueError, {"size": 5, "order": list(range(9)), "trainable": False}),
+        (ValueError, {"size": 5, "order": [0] * 12, "trainable": False}),
+        (ValueError, {"size": 5, "order": None, "trainable": False}),
+        (ValueError, {"size": 1, "order": list(range(12)), "trainable": False}),
+        (ValueError, {"size": 10**13, "order": list(range(12)), "trainable": False}),
+        (TypeError, {"size": None, "order": list(range(12)), "trainable": False}),
+        (TypeError, {"size": 0.5, "order": list(range(12)), "trainable": False}),
+        (TypeError, {"size": 5, "order": list(range(12)), "trainable": 1}),
         (TypeError, {"size": 5}),
         (TypeError, None),
     ],
@@ -266,7 +267,7 @@ def test_a_bad_state_changes_nothing(error, entry):
     _, _, integral = converted(models.PlainCNN)
     before = integral.get_extra_state()
     state = {**integral.state_dict(), "_extra_state": {**before, "conv2": entry}}
-    state["_extra_state"]["conv1"] = {"size": 4, "order": list(range(8))}
+    state["_extra_state"]["conv1"] = {"size": 4, "order": list(range(8)), "trainable": True}
     with pytest.raises(error, match=r"^state_dict: the group 'conv2'.*: expected"):
         integral.load_state_dict(state)
     assert integral.get_extra_state() == before

@@ -20,8 +20,11 @@ from integralrob.demo.networks import DigitsNet, SuperResolutionNet, seeded
 from integralrob.demo.tasks import DigitsSettings, PhotosSettings
 from integralrob.demo.training import Loss, Schedule, optimise, train
 from integralrob.nn import Sampling
+from integralrob.training import sandwich_step, soft_cross_entropy
 
-__all__ = ["TASKS", "Conversion", "Lab", "Task", "Trained", "Training"]
+__all__ = ["SMALLEST", "TASKS", "Conversion", "Lab", "Task", "Trained", "Training"]
+
+SMALLEST = 0.25  # fraction of the channels, in training and in the tables
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Task:
         name: "digits" or "photos".
         data, network: make the images, and an untrained network.
         loss: of outputs and targets.
-        soften: outputs at full size -> targets of smaller sizes, for distillation.
+        distil: the loss of outputs and those at full size.
         score: of a discrete network on the test images.
         measure: what the score is, with its unit.
         decimals: of the score.
@@ -44,7 +47,7 @@ class Task:
     data: Callable[[], Split]
     network: Callable[[], nn.Module]
     loss: Loss
-    soften: Callable[[Tensor], Tensor]
+    distil: Loss
     score: Callable[[nn.Module, Split], float]
     measure: str
     decimals: int
@@ -66,7 +69,7 @@ TASKS = {
             data=digit_images,
             network=DigitsNet,
             loss=cross_entropy,
-            soften=lambda output: output.softmax(1),
+            distil=soft_cross_entropy,
             score=lambda network, data: accuracy(network, data.test_x, data.test_y),
             measure="accuracy in %",
             decimals=1,
@@ -79,7 +82,7 @@ TASKS = {
             data=photo_patches,
             network=SuperResolutionNet,
             loss=mse_loss,
-            soften=lambda output: output,
+            distil=mse_loss,
             score=_test_psnr,
             measure="PSNR in dB",
             decimals=2,
@@ -102,27 +105,19 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Training:
-    """Training over sizes from `smallest` to 1, at several of them in each step.
+    """Training of an integral network.
 
     Attributes:
-        fixed: of the sizes of each step, those that are in all steps. The sandwich rule has full size and the smallest.
-        drawn: number of sizes of each step that are drawn.
-        distil: below full size the targets are the outputs at full size, which has to be in `fixed`.
-        length: how many times as many epochs as the task's schedule.
-        rate: how many times the learning rate of the task's schedule.
+        sizes: of each step. "full"; "random", one from `SMALLEST` to 1; or "sandwich", full, smallest and a random one.
+        distil: whether the smaller sizes of a sandwich learn from full size.
+        length: how many times as many epochs as in the task's schedule.
+        rate: how many times its learning rate.
     """
 
-    fixed: tuple[float, ...] = (1.0, 0.25)
-    drawn: int = 1
+    sizes: str = "sandwich"
     distil: bool = False
     length: int = 1
     rate: float = 1
-    smallest: float = 0.25
-
-    @property
-    def passes(self) -> int:
-        """Forward and backward passes in a step."""
-        return len(self.fixed) + self.drawn
 
 
 class Trained(NamedTuple):
@@ -143,7 +138,7 @@ class Lab:
         """The discrete network; if asked for, trained with as many passes as are spent on an integral one in all."""
         schedule = self.task.discrete
         if as_long:
-            schedule = replace(schedule, epochs=schedule.epochs + Training().passes * self.task.over_sizes.epochs)
+            schedule = replace(schedule, epochs=schedule.epochs + 3 * self.task.over_sizes.epochs)
 
         def make() -> nn.Module:
             network = seeded(self.task.network, self.seed)
@@ -178,18 +173,24 @@ class Lab:
             learning_rate=training.rate * schedule.learning_rate,
         )
 
-        def step(x: Tensor, y: Tensor) -> None:
-            target = y
-            for size in training.fixed:
-                integral.resize(size)
-                output = integral(x)
-                loss(output, target).backward()
-                if training.distil and size == 1:
-                    target = self.task.soften(output.detach())
-            for _ in range(training.drawn):
-                integral.random_sizes(training.smallest, 1.0, multiple_of=1, generator=generator)
-                loss(integral(x), target).backward()
+        def sandwich(x: Tensor, y: Tensor) -> None:
+            distil = self.task.distil if training.distil else None
+            sandwich_step(
+                integral,
+                *(x, y, loss),
+                distil=distil,
+                smallest=SMALLEST,
+                num_random=1,
+                multiple_of=1,
+                generator=generator,
+            )
 
+        def one_size(x: Tensor, y: Tensor) -> None:
+            if training.sizes == "random":
+                integral.random_sizes(SMALLEST, 1.0, multiple_of=1, generator=generator)
+            loss(integral(x), y).backward()
+
+        step = sandwich if training.sizes == "sandwich" else one_size
         integral.train()
         optimise(integral, self.data, step, schedule, generator, title="over sizes")
         integral.resize(1.0)

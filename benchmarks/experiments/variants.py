@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol, cast
 
 import torch_pruning
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from integralrob import IntegralModel
 from integralrob.nn import Sampling
 from integralrob.quadrature import LeftRiemann, Trapezoidal
+from integralrob.training import recalibrate_batch_norms_
 
 from .tasks import Conversion, Lab, Task, Training
 
@@ -34,12 +34,21 @@ class Variant(Protocol):
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Arguments of `IntegralModel.tune_partition`; the defaults are the supplement's."""
+
+    iterations: int = 1000
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
 class Integral:
-    """Converted, trained over sizes if asked for, and resized; then batch norms are recalibrated if asked for."""
+    """Converted, trained over sizes, and resized; then the partitions are tuned, and batch norms recalibrated."""
 
     conversion: Conversion = field(default_factory=Conversion)
     training: Training | None = None
     recalibrate: bool = False
+    tune: Tuning | None = None
 
     @property
     def needs_norms(self) -> bool:
@@ -47,12 +56,14 @@ class Integral:
 
     def run(self, lab: Lab, fractions: Sequence[float]) -> tuple[list[float], float]:
         network, seconds = lab.integral(self.conversion, self.training)
-        integral = cast("IntegralModel", network)
         scores = []
         for fraction in fractions:
+            integral = copy.deepcopy(cast("IntegralModel", network))
             integral.resize(fraction)
+            if self.tune:
+                batches = list(zip(lab.data.train_x.split(64), lab.data.train_y.split(64), strict=True))
+                integral.tune_partition(batches, lab.task.loss, progress=False, **asdict(self.tune))
             scores.append(_score(lab, integral.discretize(), self.recalibrate))
-        integral.resize(1.0)
         return scores, seconds
 
 
@@ -95,7 +106,7 @@ class Pruned:
 
 def _score(lab: Lab, network: nn.Module, recalibrate: bool) -> float:
     if recalibrate:
-        update_bn(lab.data.train_x.split(128), network)
+        recalibrate_batch_norms_(network, lab.data.train_x.split(256))
     return lab.task.score(network, lab.data)
 
 
@@ -119,9 +130,9 @@ CONVERSIONS = {
 SANDWICH = Training(distil=True)
 # How it is trained -> over which sizes.
 TRAININGS = {
-    "at full size alone": Training(fixed=(1.0,), drawn=0),
-    "at random sizes alone": Training(fixed=()),
-    "at random sizes alone, three times as long": Training(fixed=(), length=3),
+    "at full size alone": Training("full"),
+    "at random sizes alone": Training("random"),
+    "at random sizes alone, three times as long": Training("random", length=3),
     "without distillation": Training(),
 }
 KEPT = "batch norms kept and recalibrated"

@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._checks import check_bool, check_choice, check_int
+from .._model_state import frozen
 from ..ops._arguments import check_bounds
 from ..ops._dtypes import arithmetic_dtype
 from ._arguments import check_finite_per_sample, check_generator, check_model, check_samples, check_step_options
-from ._model_state import frozen
 from ._objective import BestSoFar, Objective
 from .balls import BALLS, PerSample
 from .losses import LossFunction, resolve_loss

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from ..conversion import IntegralModel
+from ..training import sandwich_step, soft_cross_entropy
 from .data import Split
 
 __all__ = ["Schedule", "optimise", "train", "train_over_sizes"]
@@ -64,22 +65,16 @@ def train_over_sizes(
     Args:
         distil: for classifiers: below full size the targets are the class probabilities at full size (in-place
             distillation).
-
-    Source: J. Yu, T. Huang, "Universally slimmable networks and improved training techniques", ICCV 2019.
     """
+    soft = soft_cross_entropy if distil else None
 
     def step(x: Tensor, y: Tensor) -> None:
-        integral.resize(1.0)
-        output = integral(x)
-        loss(output, y).backward()
-        target = output.detach().softmax(1) if distil else y
-        integral.resize(smallest)
-        loss(integral(x), target).backward()
-        integral.random_sizes(smallest, 1.0, multiple_of=1, generator=generator)
-        loss(integral(x), target).backward()
+        sandwich_step(
+            integral, x, y, loss, distil=soft, smallest=smallest, num_random=1, multiple_of=1, generator=generator
+        )
 
-    optimise(integral, data, step, schedule, generator, title)
     integral.resize(1.0)
+    optimise(integral, data, step, schedule, generator, title)
 
 
 def optimise(

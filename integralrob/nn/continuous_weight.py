@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from .. import ops
 from .._checks import check_int, check_tensor, describe
@@ -14,6 +15,7 @@ from ..ops._dtypes import arithmetic_dtype
 from ..ops.bands import Band
 from ..partition import Concatenation, Partition, UniformPartition
 from .axes import Axis, Sampling, axis_band
+from .kept_sample import KeptSample
 
 __all__ = ["MAX_UPSAMPLING", "ContinuousWeight", "Sampling", "check_dims", "check_size"]
 
@@ -95,7 +97,8 @@ class ContinuousWeight(nn.Module):
         self.partitions = cast("Sequence[Axis]", modules)
         self._bands: tuple[Band, ...] | None = None
         self._placed: tuple[Band, ...] = ()
-        self._sizes_of_bands: list[tuple[int, ...]] = []
+        self._bands_of: Any = None
+        self._kept = KeptSample()
         self.refresh()
 
     # ---------------------------------------------------------------------------------------------------------- sizes
@@ -147,18 +150,20 @@ class ContinuousWeight(nn.Module):
     def refresh(self) -> None:
         """Follows partitions that were resized from outside: builds the bands before the next forward pass needs them.
 
-        A forward pass does so itself, but a compiled one that finds them ready need not.
+        A forward pass does so itself, but a compiled one that finds them ready need not. Forgets the kept sample.
         """
         self._placed = ()
+        self._kept.drop()
         if next(self.parameters(), None) is not None:
             self._bands = None
             return
         with torch.inference_mode(False), torch.no_grad():
             self._bands = self._build()
-        self._sizes_of_bands = self._part_sizes()
+        self._bands_of = self._settings()
 
-    def _part_sizes(self) -> list[tuple[int, ...]]:
-        return [
+    def _settings(self) -> tuple[Sampling, list[tuple[int, ...]]]:
+        """What the sample depends on beside the tensors."""
+        return self.sampling, [
             partition.part_sizes if isinstance(partition, Concatenation) else (partition.num_points,)
             for partition in self.partitions
         ]
@@ -167,7 +172,7 @@ class ContinuousWeight(nn.Module):
         """The bands on the values' device, in the dtype in which they are sampled."""
         if self._bands is None:
             return tuple((start.to(values.device), weight.to(values.device)) for start, weight in self._build())
-        if self._sizes_of_bands != self._part_sizes():  # a shared partition was resized elsewhere
+        if self._bands_of != self._settings():  # a shared partition was resized elsewhere
             self.refresh()
         device, dtype = values.device, arithmetic_dtype(values.dtype)
         if self._placed and self._placed[0][1].dtype == dtype and self._placed[0][1].device == device:
@@ -179,20 +184,45 @@ class ContinuousWeight(nn.Module):
         return placed
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bands": None, "_placed": ()}
+        return {**self.__dict__, "_bands": None, "_placed": (), "_kept": KeptSample()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.refresh()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # `to`, `float`, `share_memory`, ...
+        self._kept.drop()
+        return super()._apply(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """See `torch.nn.Module.train`; a change of the mode forgets the kept sample."""
+        if mode != self.training:
+            self._kept.drop()
+        return super().train(mode)
 
     # ------------------------------------------------------------------------------------------------------- sampling
 
     def forward(self, control_values: Tensor) -> Tensor:
         """The sample at the present sizes: `shape` -> `sampled_shape`, same dtype; differentiable to any order.
 
+        Where no gradient flows into the control values and partitions (under `torch.no_grad`, in inference mode, or as
+        they ask for none), it is made once and kept until they, the sizes or `sampling` change: do not write to it. It
+        takes the memory of a discrete weight until the next pass that needs gradients, or change of the train flag.
+        What torch does not count as a change of a tensor is not noticed: after writes through ``.data``, NumPy or
+        collectives, call `refresh`.
+
         Raises:
             TypeError, ValueError: `control_values` is no floating-point tensor of the shape `shape`.
         """
+        return self.kept(control_values, self.sample)
+
+    def kept(self, control_values: Tensor, sample: Callable[[Tensor], Tensor]) -> Tensor:
+        """``sample(control_values)``, which also reads the partitions, kept as `forward` keeps its result."""
+        trainable = tuple(self.parameters()) if self._bands is None else ()
+        return self._kept.get((control_values, *trainable), self._settings(), lambda: sample(control_values))
+
+    def sample(self, control_values: Tensor) -> Tensor:
+        """What `forward` returns, made anew."""
         check_tensor("control_values", control_values)
         self._check_shape("control_values", control_values, self.shape)
         grid, positions = self._grid(self.nodes)

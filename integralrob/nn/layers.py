@@ -108,20 +108,19 @@ class IntegralLayer(nn.Module):
         self.continuous_weight.refresh()
         if self.continuous_bias is not None:
             self.continuous_bias.refresh()
-        for name, size in self._twin_sizes().items():
+        for name, size in zip(self.size_names, reversed(self.continuous_weight.sampled_shape[:2]), strict=True):
             setattr(self, name, size)
-
-    def _twin_sizes(self) -> dict[str, int]:
-        """The twin's sizes at the present ones, by attribute."""
-        return dict(zip(self.size_names, reversed(self.continuous_weight.sampled_shape[:2]), strict=True))
+        self._sizes_of_twin = self.continuous_weight.sizes
 
     def sample(self) -> tuple[Tensor, Tensor | None]:
         """The discrete weight and bias at the present sizes; differentiable in the control values.
 
+        Where no gradient flows they are kept for the next pass, see `ContinuousWeight.forward`: do not write to them.
+
         >>> IntegralLinear(32, 64, sampling=Sampling(a=-0.75)).sample()[0].shape
         torch.Size([64, 32])
         """
-        if any(getattr(self, name) != size for name, size in self._twin_sizes().items()):
+        if self.continuous_weight.sizes != self._sizes_of_twin:
             self.refresh()  # a shared partition was resized elsewhere
         bias = self.bias if self.continuous_bias is None else self.continuous_bias(self.bias)
         return self.continuous_weight(self.weight), bias

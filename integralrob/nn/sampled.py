@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from .._checks import describe
 from .axes import Axis
 from .continuous_weight import ContinuousWeight
 
-__all__ = ["SampledModule", "SampledStatistics", "make_sampled"]
+__all__ = ["STATISTICS", "SampledModule", "SampledStatistics", "make_sampled"]
+
+STATISTICS = ("running_mean", "running_var")
 
 
 class SampledModule(nn.Module):
@@ -53,7 +58,7 @@ class SampledModule(nn.Module):
                     given = cast("nn.Parameter", self._parameters[name])
                     self._parameters[name] = nn.Parameter(sample, requires_grad=given.requires_grad)
         del self._modules["integral_tensors"], self._modules["integral_axes"]
-        for attribute in ("_integral_sizes", "_integral_updates"):
+        for attribute in ("_integral_sizes", "_integral_updates", "_integral_calibrated"):
             self.__dict__.pop(attribute, None)
         self.__class__ = self.integral_twin  # type: ignore[assignment]  # no longer a SampledModule
 
@@ -75,23 +80,45 @@ class SampledStatistics(SampledModule):
     transposed sampling ``Bᵀ``, divided by what each control value gives to all samples: ``Δ = Bᵀr / |B|ᵀ1``. At full
     size that is the twin's update; at others it is a step towards the statistics whose samples fit best, in the mean
     square over the sizes that are trained.
+
+    Beside the functions, which serve all sizes, there can be statistics of the present size alone, see
+    `integral_calibrate`.
     """
 
+    track_running_stats: bool
     _integral_updates: dict[str, Tensor] | None = None
+    _integral_calibrated: Mapping[str, Tensor] = MappingProxyType({})
+
+    def integral_calibrate(self, statistics: Mapping[str, Tensor]) -> None:
+        """Sets the statistics that evaluation uses at the present size, in the place of samples; with none, samples.
+
+        They are in the `state_dict`, under names of their own, and in the discretised twin. The first training pass,
+        and `IntegralModel.resize` to another size, forget them; the functions stay as they are.
+
+        Args:
+            statistics: "running_mean" and "running_var", of the sampled shape; or nothing.
+        """
+        self._integral_calibrated = dict(statistics)
 
     def _integral_sample(self, name: str) -> Tensor:
         if self._integral_updates is not None and name in self._integral_updates:
             return self._integral_updates[name]
+        if name in self._integral_calibrated:
+            return self._integral_calibrated[name]
         if name != "running_var":
             return super()._integral_sample(name)
-        values = self._integral_values(name)
-        return self.integral_tensors[name](values.double().sqrt()).square().to(values.dtype)
+        continuous = cast("ContinuousWeight", self.integral_tensors[name])
+        return continuous.kept(
+            self._integral_values(name),
+            lambda values: continuous.sample(values.double().sqrt()).square().to(values.dtype),
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The twin's forward pass."""
-        if not self.training:
+        if not (self.training and self.track_running_stats):
             return super().forward(*args, **kwargs)
-        before = {name: self._integral_sample(name) for name in ("running_mean", "running_var")}
+        self.integral_calibrate({})
+        before = {name: self._integral_sample(name) for name in STATISTICS}
         self._integral_updates = {name: values.clone() for name, values in before.items()}
         try:
             result = super().forward(*args, **kwargs)
@@ -109,6 +136,29 @@ class SampledStatistics(SampledModule):
             values.copy_((values.double().sqrt() + continuous.spread_back(change)).clamp(min=0).square())
         else:
             values.copy_(values + continuous.spread_back(after.double() - before.double()))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+        self.integral_calibrate({name: fn(values) for name, values in self._integral_calibrated.items()})
+        return super()._apply(fn, *args, **kwargs)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({f"{prefix}integral_{name}": value for name, value in self._integral_calibrated.items()})
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # After the model's own state, and so at the sizes that come with these statistics.
+        keys = {f"{prefix}integral_{name}": name for name in STATISTICS}
+        super()._load_from_state_dict({k: v for k, v in state_dict.items() if k not in keys}, prefix, *args)
+        calibrated = {}
+        for key, name in keys.items():
+            if key in state_dict:
+                shape = cast("ContinuousWeight", self.integral_tensors[name]).sampled_shape
+                given, values = state_dict[key], self._integral_values(name)
+                if not isinstance(given, Tensor) or given.shape != shape:
+                    args[-1].append(f"{key}: expected a tensor of shape {shape}, got {describe(given)}")
+                    return
+                calibrated[name] = given.detach().to(values, copy=True)
+        self.integral_calibrate(calibrated)
 
 
 def make_sampled(

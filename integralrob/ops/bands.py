@@ -10,7 +10,7 @@ import math
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ def cubic_band_as(
         return start, weight if dtype is None else weight.to(dtype)
 
     tensors = (points,) if scale is None else (points, scale)
-    if not _cacheable(tensors):
+    if not cacheable(tensors):
         if points.device.type == "cpu":
             _check_values(names[0], points)
         return build()
@@ -268,12 +268,14 @@ class _BandCache:
 _cache = _BandCache(capacity=1024)
 
 
-def _cacheable(tensors: tuple[Tensor, ...]) -> bool:
-    # Tensors made under inference_mode have no version, while tracing there is no identity to speak of, and a tangent
-    # lives no longer than its level.
+def cacheable(tensors: Sequence[Tensor]) -> bool:
+    """Whether what is made of these tensors, without a gradient, can be kept by their identity and version."""
+    # Tensors made under inference_mode have no version, while tracing there is no identity to speak of, and tangents
+    # and the tensors of `torch.func` live no longer than their level.
     return not (
         torch.compiler.is_compiling()
         or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
         or any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
         or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
     )

@@ -1,4 +1,4 @@
-"""A model as an attack wants it, and back as it was."""
+"""A model in evaluation mode that asks for no gradients, and back as it was."""
 
 from __future__ import annotations
 
