@@ -35,10 +35,10 @@ class Variant(Protocol):
 
 @dataclass(frozen=True)
 class Tuning:
-    """Arguments of `IntegralModel.tune_partition`; the defaults are the supplement's."""
+    """Arguments of `IntegralModel.tune_partition`; the supplement has 1,000 iterations at 1e-4."""
 
-    iterations: int = 1000
-    learning_rate: float = 1e-4
+    iterations: int = 100
+    learning_rate: float = 1e-2
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ VARIANTS: dict[str, Variant] = {
     f"trained at a third of the rate, {KEPT}": Integral(
         Conversion(fuse_bn=False), replace(SANDWICH, rate=1 / 3), recalibrate=True
     ),
-    "trained twice as long": Integral(training=replace(SANDWICH, length=2)),
+    "converted, partition tuned": Integral(tune=Tuning()),
+    "trained, partition tuned": Integral(training=SANDWICH, tune=Tuning()),
     "pruned": Pruned(),
     "pruned and recalibrated": Pruned(recalibrate=True),
     "trained as long, pruned": Pruned(as_long=True),
@@ -169,7 +170,8 @@ CHANGES_OF_CONVERSION: dict[str, tuple[str, ...]] = {
     "antialiasing": _both("not antialiased", "as in the supplement"),
     "kernel": _both("a = -0.75"),
     "quadrature": _both("trapezoidal", "left Riemann"),
-    "batch norms": _both("batch norms kept", KEPT),
+    "batch norms": (*_both("batch norms kept", KEPT), f"trained at a third of the rate, {KEPT}"),
+    "partition": _both("partition tuned"),
 }
 STUDIES = {
     "pruning": (
@@ -177,7 +179,6 @@ STUDIES = {
         *("trained as long, pruned", "trained as long, pruned and recalibrated"),
     ),
     "training": ("converted", *(f"trained {how}" for how in TRAININGS), "trained"),
-    "effort": ("trained", "trained twice as long", f"trained, {KEPT}", f"trained at a third of the rate, {KEPT}"),
     **CHANGES_OF_CONVERSION,
 }
 
