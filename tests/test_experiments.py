@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.experiments import __main__ as program
-from benchmarks.experiments import plots
+from benchmarks.experiments import plots, variants
 from benchmarks.experiments.runs import FRACTIONS, Run, load, make_missing
 from benchmarks.experiments.tables import table
 from benchmarks.experiments.tasks import TASKS, Conversion, Lab, Task, Training
@@ -35,6 +36,7 @@ def task() -> Task:
 
 @pytest.fixture
 def tiny(task: Task, monkeypatch: pytest.MonkeyPatch) -> Task:
+    monkeypatch.setattr(variants, "TUNING_STEPS", 1)
     monkeypatch.setattr(program, "TASKS", {"digits": task})
     monkeypatch.setattr(plots, "TASKS", {"digits": task})
     return task
@@ -45,12 +47,12 @@ def test_every_study_is_made_of_variants() -> None:
 
 
 def test_what_was_not_trained_over_sizes_is_the_discrete_network_at_full_size(task: Task, tmp_path: Path) -> None:
-    names = [name for name, variant in VARIANTS.items() if isinstance(variant, Integral) and variant.training is None]
-    assert len(names) > 10
-    runs = list(make_missing(tmp_path / "runs.jsonl", task, [*names, "pruned"], [0]))
-    for run in runs:
-        if "recalibrated" not in run.variant:
-            assert run.scores[0] == run.discrete, run.variant
+    conversions = [
+        name for name, variant in VARIANTS.items() if variant == Integral(getattr(variant, "conversion", None))
+    ]
+    assert len(conversions) > 8
+    runs = list(make_missing(tmp_path / "runs.jsonl", task, [*conversions, "pruned"], [0]))
+    assert {run.variant: run.scores[0] for run in runs} == {run.variant: run.discrete for run in runs}
     assert len({run.scores for run in runs}) > 5
 
 
@@ -79,15 +81,25 @@ def test_a_network_is_trained_once_and_stays_as_it_is(task: Task) -> None:
     assert lab.discrete(as_long=True).network is not network
 
 
-def test_the_sizes_of_a_step(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab, sizes = Lab(task, 0), []
-    monkeypatch.setattr(lab, "task", replace(task, over_sizes=Schedule(epochs=1, learning_rate=0.01, batch=256)))
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        (Training("full"), [20]),
+        (Training("random"), [range(5, 21)]),
+        (Training("sandwich"), [20, 5, range(5, 21)]),
+        (Training("full", length=2), [20, 20]),
+    ],
+)
+def test_the_sizes_of_a_step(task: Task, training: Training, expected: list[Any]) -> None:
+    lab, sizes = Lab(replace(task, over_sizes=Schedule(epochs=1, learning_rate=0.01, batch=256)), 0), []
     integral = lab.integral(Conversion(), None).network
-    integral.register_forward_pre_hook(lambda *_: sizes.append(next(iter(integral.sizes.values()))))
-    lab._train_over_sizes(integral, Training(fixed=(1.0, 0.25), drawn=2, smallest=0.5))
-    assert sizes[:2] == [20, 5]
-    assert len(sizes) == 4
-    assert min(sizes[2:]) >= 10
+    integral.register_forward_pre_hook(lambda *_: sizes.append(integral.sizes["conv2"]))
+    lab._train_over_sizes(integral, training)
+    assert len(sizes) == len(expected)
+    for size, wanted in zip(sizes, expected, strict=True):
+        assert size in (wanted if isinstance(wanted, range) else [wanted])
+    assert integral.sizes["conv2"] == 20
+    assert not integral.training
 
 
 def test_runs_are_made_once(task: Task, tmp_path: Path) -> None:
@@ -116,14 +128,14 @@ def test_a_table() -> None:
 
 
 def test_the_program(tiny: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["pruning", "kernel", "--tasks", "digits", "--seeds", "1", "--out", str(tmp_path)]
+    arguments = ["pruning", "kernel", "partition", "--tasks", "digits", "--seeds", "1", "--out", str(tmp_path)]
     assert program.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "digits, accuracy in %: kernel" in printed
     assert "| trained, a = -0.75 |" in printed
     results = json.loads((tmp_path / "results.json").read_text())
     assert str(tmp_path) not in json.dumps(results)
-    names = {*STUDIES["pruning"], *STUDIES["kernel"]}
+    names = {name for study in arguments[:3] for name in STUDIES[study]}
     assert {entry["variant"] for entry in results["results"]} == names
     assert all(len(entry["scores"][0]) == len(results["fractions"]) for entry in results["results"])
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
