@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from integralrob.demo.report import versions
-
 from . import plots
-from .runs import FRACTIONS, Run, load, make_missing
-from .tables import of_variant, table
+from .runs import load, make_missing
+from .tables import table
 from .tasks import TASKS
 from .variants import STUDIES, variants_of
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Makes what is missing of the chosen studies, then prints their tables, and draws and summarises all runs."""
+    """Makes the missing runs of the chosen studies, then prints their tables and draws all that there is."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
     parser.add_argument("studies", nargs="*", metavar="study", help=f"{', '.join(STUDIES)}; all if none")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(%(default)s)")
-    parser.add_argument("--seeds", type=int, default=4, help="how many (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="how many (%(default)s); 0 shows what there is")
     parser.add_argument("--first-seed", type=int, default=50, help="no setting was chosen on the default, %(default)s")
     parser.add_argument("--out", type=Path, default=Path("build/experiments"), help="folder (%(default)s)")
     options = parser.parse_args(arguments)
@@ -47,27 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         for study in studies:
             if names := variants_of(study, task):
                 print(f"\n{task.name}, {task.measure}: {study}\n\n{table(runs, task, names)}")
-    (options.out / "results.json").write_text(_summary(runs))
     plots.draw(options.out, runs)
     return 0
-
-
-def _summary(runs: Sequence[Run]) -> str:
-    """All runs, those of a variant together, as JSON of a line for each variant."""
-    keys = sorted({(run.task, run.variant) for run in runs})
-    lines = [json.dumps(_of_variant(sorted(of_variant(runs, *key), key=lambda run: run.seed))) for key in keys]
-    head = json.dumps({"versions": versions(), "fractions": FRACTIONS})
-    return head[:-1] + ', "results": [\n' + ",\n".join(lines) + "\n]}\n"
-
-
-def _of_variant(runs: Sequence[Run]) -> dict[str, object]:
-    return {
-        "task": runs[0].task,
-        "variant": runs[0].variant,
-        "seeds": [run.seed for run in runs],
-        "discrete": [run.discrete for run in runs],
-        "scores": [run.scores for run in runs],
-    }
 
 
 if __name__ == "__main__":
