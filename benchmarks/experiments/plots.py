@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from integralrob import IntegralModel
 
 from .runs import FRACTIONS, Run
 from .tables import of_variant
 from .tasks import TASKS, Conversion, Lab, Task
-from .variants import CHANGES_OF_CONVERSION, variants_of
+from .variants import CHANGES_OF_CONVERSION, STUDIES, variants_of
 
 __all__ = ["draw"]
 
@@ -34,12 +36,14 @@ def draw(folder: Path, runs: Sequence[Run]) -> None:
 
 def _against_pruning(path: Path, runs: Sequence[Run], tasks: Sequence[Task]) -> None:
     """The study of pruning, a panel for each task."""
-    figure = Figure(figsize=(5.5 * len(tasks), 5), layout="constrained")
-    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False).flat, tasks, strict=True):
-        _panel(axis, runs, task, variants_of("pruning", task))
+    figure = Figure(figsize=(5.5 * len(tasks), 6), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)
+    for axis, task in zip(panels.flat, tasks, strict=True):
+        _panel(axis, runs, task, {name: name for name in STUDIES["pruning"]})
         axis.set(title=task.name, ylabel=task.measure)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle("Quality against size, without fine-tuning after the resize")
-    figure.savefig(path, dpi=DPI)
+    _save(figure, path)
 
 
 def _conversions(path: Path, runs: Sequence[Run], task: Task) -> None:
@@ -47,14 +51,17 @@ def _conversions(path: Path, runs: Sequence[Run], task: Task) -> None:
     studies = [study for study in CHANGES_OF_CONVERSION if _present(runs, task, study)]
     if not studies:
         return
-    figure = Figure(figsize=(4 * len(studies), 7.5), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(studies), 7), layout="constrained")
     grid = figure.subplots(2, len(studies), sharey="row", squeeze=False)
     for row, kind in zip(grid, ("converted", "trained"), strict=True):
         for axis, study in zip(row, studies, strict=True):
-            _panel(axis, runs, task, [name for name in variants_of(study, task) if name.startswith(kind)])
+            names = [name for name in variants_of(study, task) if name.startswith(kind)]
+            labels = {name: "as by default" if name == kind else name.removeprefix(f"{kind}, ") for name in names}
+            _panel(axis, runs, task, labels)
             axis.set_title(f"{study}: {kind}")
+            axis.legend(loc="lower left")
         row[0].set_ylabel(task.measure)
-    figure.savefig(path, dpi=DPI)
+    _save(figure, path)
 
 
 def _present(runs: Sequence[Run], task: Task, study: str) -> bool:
@@ -63,25 +70,24 @@ def _present(runs: Sequence[Run], task: Task, study: str) -> bool:
     return bool(names) and all(of_variant(runs, task.name, name) for name in names)
 
 
-def _panel(axis: Any, runs: Sequence[Run], task: Task, variants: Sequence[str]) -> None:
-    """A curve for each variant, and a line at the discrete network's score."""
+def _panel(axis: Any, runs: Sequence[Run], task: Task, labels: Mapping[str, str]) -> None:
+    """A curve for each variant that there are runs of, and a line at the discrete network's score."""
     percent = [100 * fraction for fraction in FRACTIONS]
-    for i, variant in enumerate(variants):
+    for i, (variant, label) in enumerate(labels.items()):
         scores = np.array([run.scores for run in of_variant(runs, task.name, variant)])
         if len(scores):
-            axis.plot(percent, scores.mean(0), color=f"C{i}", marker="o", markersize=3, label=variant)
+            axis.plot(percent, scores.mean(0), color=f"C{i}", marker="o", markersize=3, label=label)
             axis.fill_between(percent, scores.min(0), scores.max(0), color=f"C{i}", alpha=0.15, linewidth=0)
     discrete = np.mean([run.discrete for run in runs if run.task == task.name])
     axis.axhline(discrete, color="0.4", linestyle="--", linewidth=1, label="discrete network, at full size")
     axis.set_xlabel("channels kept (%)")
     axis.invert_xaxis()
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small", loc="lower left")
 
 
 def _orders(path: Path, tasks: Sequence[Task]) -> None:
     """A weight of each task's trained network in the given order, and in that of the shortest path."""
-    figure = Figure(figsize=(9, 4 * len(tasks)), layout="constrained")
+    figure = Figure(figsize=(9, 3.7 * len(tasks)), layout="constrained")
     for row, task in zip(figure.subplots(len(tasks), 2, squeeze=False), tasks, strict=True):
         lab, layer = Lab(task, 0), SHOWN[task.name]
         for axis, (title, order) in zip(row, {"before": None, "after": "shortest_path"}.items(), strict=True):
@@ -89,7 +95,16 @@ def _orders(path: Path, tasks: Sequence[Task]) -> None:
             weight = network.get_parameter(f"{layer}.weight").detach()
             values = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]
             limit = values.abs().quantile(0.99).item()
-            image = axis.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+            image = axis.imshow(
+                values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
+            )
             axis.set(title=f"{task.name}, {layer}: {title} ordering", xlabel="input channel", ylabel="output channel")
         figure.colorbar(image, ax=row, label="weight (centre of the kernel)")
-    figure.savefig(path, dpi=DPI)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """As a PNG with a palette, a third as large as one of all colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI)
+    Image.open(buffer).convert("RGB").quantize(128).save(path, optimize=True)
