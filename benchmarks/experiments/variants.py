@@ -173,7 +173,7 @@ CHANGES_OF_CONVERSION: dict[str, tuple[str, ...]] = {
 STUDIES = {
     "pruning": (
         *("converted", f"converted, {KEPT} and recalibrated", "trained", f"trained, {KEPT} and recalibrated"),
-        *("pruned", "pruned and recalibrated"),
+        *("trained without distillation", "pruned", "pruned and recalibrated"),
         *("trained as long, pruned", "trained as long, pruned and recalibrated"),
     ),
     "training": ("converted", *(f"trained {how}" for how in TRAININGS), "trained"),
