@@ -65,9 +65,9 @@ def _conversions(path: Path, runs: Sequence[Run], task: Task) -> None:
 
 
 def _present(runs: Sequence[Run], task: Task, study: str) -> bool:
-    """Whether all of a study has been run."""
-    names = variants_of(study, task)
-    return bool(names) and all(of_variant(runs, task.name, name) for name in names)
+    """Whether there are runs that differ from the base, both converted and trained."""
+    changed = [name for name in variants_of(study, task) if of_variant(runs, task.name, name) and "," in name]
+    return all(any(name.startswith(kind) for name in changed) for kind in ("converted", "trained"))
 
 
 def _panel(axis: Any, runs: Sequence[Run], task: Task, labels: Mapping[str, str]) -> None:
@@ -104,7 +104,7 @@ def _orders(path: Path, tasks: Sequence[Task]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """As a PNG with a palette, a third as large as one of all colours."""
+    """As a PNG with a palette, a third as large as one of all colours; thin lines keep theirs."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI)
-    Image.open(buffer).convert("RGB").quantize(128).save(path, optimize=True)
+    Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)

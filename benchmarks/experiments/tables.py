@@ -34,8 +34,8 @@ def table(runs: Sequence[Run], task: Task, variants: Sequence[str]) -> str:
 
 
 def _cell(values: Sequence[float], decimals: int) -> str:
-    spread = stdev(values) if len(values) > 1 else 0.0
-    return f"{mean(values):.{decimals}f} ± {spread:.{decimals}f}"
+    spread = f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{decimals}f}{spread}"
 
 
 def _line(*cells: str) -> str:
