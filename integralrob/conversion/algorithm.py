@@ -56,7 +56,9 @@ def convert(
             so far are taken, with a `RuntimeWarning`; at any other time it ends the conversion.
         fuse_bn: fuse batch norms into the layer before them, where there is one, in their evaluation form, as the
             supplement does. Others are sampled along with the channels, and their running statistics too, which go on
-            being updated in training: see `integralrob.nn.sampled.SampledStatistics`.
+            being updated in training: see `integralrob.nn.sampled.SampledStatistics`. Without training over sizes,
+            norms that are kept, and recalibrated at each size (`integralrob.training.recalibrate_batch_norms_`), keep
+            far more accuracy than fused ones: docs/experiments.md.
         dims: names of the groups to convert, or None for all that can be. A group has the name of the first layer that
             produces its channels, with the first and last of its entries in brackets if others are in other groups.
         sampling: kernel, partition, antialiasing and quadrature of all layers; see `integralrob.nn.Sampling`.

@@ -15,7 +15,7 @@ from ..conversion import IntegralModel
 from ..training import adversarial_loss, sandwich_step, soft_cross_entropy
 from .data import Split
 
-__all__ = ["Schedule", "train", "train_against_attacks", "train_over_sizes"]
+__all__ = ["Schedule", "optimise", "train", "train_against_attacks", "train_over_sizes"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,7 +43,7 @@ def train(
         loss(network(x), y).backward()
 
     network.train()
-    _optimise(network, data, step, schedule, generator, title)
+    optimise(network, data, step, schedule, generator, title)
     network.eval()
 
 
@@ -75,7 +75,7 @@ def train_over_sizes(
         )
 
     integral.resize(1.0)
-    _optimise(integral, data, step, schedule, generator, title)
+    optimise(integral, data, step, schedule, generator, title)
 
 
 def train_against_attacks(
@@ -97,11 +97,11 @@ def train_against_attacks(
         integral.random_sizes(smallest, 1.0, multiple_of=1, generator=generator)
         adversarial_loss(integral, x, y, **attack).backward()
 
-    _optimise(integral, data, step, schedule, generator, title)
+    optimise(integral, data, step, schedule, generator, title)
     integral.resize(1.0)
 
 
-def _optimise(
+def optimise(
     model: nn.Module,
     data: Split,
     step: Callable[[Tensor, Tensor], None],
