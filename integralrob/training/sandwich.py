@@ -49,8 +49,8 @@ def sandwich_step(
         targets: what `loss` compares the outputs with.
         loss: of outputs and targets, a scalar.
         distil: the loss of the other sizes, of their outputs and the largest's: `soft_cross_entropy` for classifiers;
-            for regression, such as super-resolution, one of torch's, as `torch.nn.functional.mse_loss`. None: no
-            distillation, all sizes learn from the targets.
+            for regression, such as `torch.nn.functional.mse_loss`. None: no distillation, all sizes learn from the
+            targets, which was better for super-resolution (docs/experiments.md).
         smallest, largest: fractions of the full sizes, ``0 < smallest <= largest <= 1``.
         num_random: how many random sizes; the paper takes two.
         multiple_of: sizes are multiples of this where they can be, see `IntegralModel.resize` and
