@@ -219,6 +219,65 @@ def test_is_optimal(backend: Backend, d: int, dtype: torch.dtype, norm: str, rng
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 100.0, math.inf])
+def test_a_sample_may_mislead(backend: Backend, scale: float, dtype: torch.dtype, norm: str) -> None:
+    """The sampled entries, 16 of each 256, are to the others as `scale` to 1."""
+    rng = torch.Generator().manual_seed(1)
+    y = random((4, 4096 + 7), torch.float64, rng, backend.device)
+    sampled = torch.arange(y.shape[1], device=backend.device) // 16 % 16 == 0
+    y[:, ~sampled if scale == math.inf else sampled] *= 0 if scale == math.inf else scale
+    y = y.to(dtype)
+    for box in ({}, random_box((4, y.shape[1]), dtype, rng, backend.device)):
+        for radius in (1e-9, 0.1, 5, 200):
+            eps = torch.linspace(1, 2, 4, dtype=dtype, device=backend.device) * radius
+            check_optimal(norm, project(norm, y, eps, **box), y, eps, box, TOLERANCE[dtype] * 100)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_sample_without_what_a_small_ball_limits(backend: Backend, dtype: torch.dtype) -> None:
+    """The box stops all of the large entries; the others, equal ones, share what is left of a tiny ball."""
+    sampled = torch.arange(4096, device=backend.device) // 16 % 16 == 0
+    room = torch.where(sampled, 2.0**-60, 1.0).to(dtype)[None]
+    y = torch.where(sampled, -1000.0, -1.0).to(dtype)[None]
+    p = project("l1", y, 2.0**-51, center=room, bounds=(0.0, 2.0))
+    rest = (2.0**-51 - 256 * 2.0**-60) / (4096 - 256)
+    expected = torch.full_like(y, -rest)
+    expected[:, sampled] = -(2.0**-60)
+    torch.testing.assert_close(p, expected, rtol=TOLERANCE[dtype], atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e13), (torch.float64, 1e17)], ids=str)
+@pytest.mark.parametrize("d", [33, 42, 47])
+def test_an_entry_that_dwarfs_the_ball_is_stopped_by_the_box(
+    backend: Backend, d: int, dtype: torch.dtype, size: float
+) -> None:
+    """What it leaves of the ball is for the others, also where only some of them are in the sample."""
+    y = torch.full((1, d), -1.0, dtype=dtype, device=backend.device)
+    y[0, 3] = size
+    p = project("l1", y, 1.125, center=torch.zeros_like(y), bounds=(-1.0, 1.0))
+    expected = torch.full_like(y, -0.125 / (d - 1))
+    expected[0, 3] = 1
+    torch.testing.assert_close(p, expected, rtol=32 * TOLERANCE[dtype], atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("with_box", [False, True])
+@pytest.mark.parametrize("d", [2, 40, 1000])
+def test_sums_beyond_the_largest_float64(d: int, with_box: bool, norm: str, rng: torch.Generator) -> None:
+    """As of the same row in units of 2^600, of which no sum overflows, as those of the reference do."""
+    y = (torch.rand(4, d, dtype=torch.float64, generator=rng) * 2 - 1) * 1.79e308
+    y[3] = y[3].sign() * 1.7e308
+    eps = torch.tensor([1.7e308, 1e308, 1e303, 1.1e308], dtype=torch.float64)
+    box: Box = {"center": torch.zeros_like(y), "bounds": (-8e307, 4e307)} if with_box else {}
+    unit = 2.0**-600
+    small: Box = {"center": torch.zeros_like(y), "bounds": (-8e307 * unit, 4e307 * unit)} if with_box else {}
+    expected = project(norm, y * unit, eps * unit, **small)
+    assert expected.any()
+    torch.testing.assert_close(project(norm, y, eps, **box) * unit, expected, rtol=1e-14, atol=1e294 * unit)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_is_optimal_on_images(backend: Backend, dtype: torch.dtype, norm: str, rng: torch.Generator) -> None:
     """As an attack leaves them: a step away from the sphere, most entries of half types tied."""

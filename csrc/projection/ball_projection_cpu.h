@@ -152,7 +152,11 @@ class Projection {
         Norm<A> search(eps_, extent);
         if (guess) search.propose(guessed);
         while (!search.found) {
-            if (!(search.answer() >= bound_)) fill_buffer_with_all();
+            const double answer = search.answer();
+            if (!(answer >= bound_)) {  // what was left out may be more than 0, and what the ball limits
+                search = Norm<A>(eps_, fill_buffer_with_all());
+                search.propose(answer);
+            }
             pass(search);
         }
         if (search.inside()) {

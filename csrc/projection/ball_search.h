@@ -285,9 +285,11 @@ class L1Search : public BallSearch {
     }
     INTEGRALROB_INLINE double theta() const { return near_ ? reaching_ - at : at; }
     // Another θ for the next pass, if it can be the answer. (Of a small ball it is not told from its
-    // neighbours before the search knows where to look.)
+    // neighbours before the search knows where to look. Nor is one far larger than the ball, where any norm
+    // is within the resolution of θ.)
     INTEGRALROB_INLINE void guess(double theta) {
-        if (at_reaching_ || (!started_ && target() < reaching_)) return;
+        constexpr double kFar = 0x1p10;
+        if (at_reaching_ || theta > kFar * target() || (!started_ && target() < reaching_)) return;
         BallSearch::guess(near_ ? reaching_ - theta : theta);
     }
 
