@@ -322,6 +322,35 @@ def test_layers_with_hooks_stay_as_they_are():
     assert relative_difference(integral(x), model(x)) < 3e-6
 
 
+class TwoNames(nn.Module):
+    """Layers that have a second name, by which they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.stages = nn.ModuleList([self.conv, self.norm, nn.ReLU(), self.head])
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+@pytest.mark.parametrize("fuse_bn", [True, False])
+def test_layers_with_two_names_are_converted_under_both(fuse_bn):
+    model = TwoNames().eval()
+    model.norm.running_mean.normal_()
+    model.norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 1, 6, 6)
+    integral = convert(model, x, fuse_bn=fuse_bn, progress=False)
+    assert integral.sizes == {"conv": 8}
+    integral.resize(0.5)
+    small = integral.discretize()
+    assert small.stages[0] is small.conv
+    assert small.stages[0](x).shape[1] == 4
+    assert torch.equal(integral(x), small(x))
+
+
 def test_a_batch_norm_is_fused_only_where_nothing_else_reads_the_layer():
     class Leaky(models.PlainCNN):
         def forward(self, x):

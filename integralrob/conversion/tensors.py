@@ -18,6 +18,7 @@ __all__ = [
     "is_depthwise",
     "maps_channels",
     "owner_of",
+    "replace_module",
     "sizes_of",
     "tensors_of",
 ]
@@ -128,3 +129,11 @@ def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
     parent, _, attribute = name.rpartition(".")
     owner = model.get_submodule(parent)
     return (owner, attribute) if attribute in owner._parameters else (model.get_submodule(name), None)
+
+
+def replace_module(model: nn.Module, before: nn.Module, after: nn.Module) -> None:
+    """Puts a module in the place of another, under each of the names that it has in the model."""
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is before:
+                module._modules[name] = after
