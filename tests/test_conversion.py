@@ -351,6 +351,54 @@ def test_layers_with_two_names_are_converted_under_both(fuse_bn):
     assert torch.equal(integral(x), small(x))
 
 
+class Extras(nn.Module):
+    """Layers with more than their types give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.middle, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 4, 1)
+        self.conv.gain = 2.0
+        self.middle.register_buffer("shift", torch.ones(1))
+        self.middle.scale = nn.Parameter(torch.full((1,), 3.0))
+        self.middle.act = nn.Tanh()
+
+    def forward(self, x):
+        x = self.conv(x) * self.conv.gain
+        return self.head(self.middle.act(self.middle(x) * self.middle.scale + self.middle.shift))
+
+
+def test_layers_keep_what_else_they_have():
+    model, x = Extras(), torch.randn(2, 1, 6, 6)
+    integral = convert(model, x, progress=False)
+    assert integral.sizes == {"conv": 8, "middle": 12}
+    assert {"module.middle.shift", "module.middle.scale"} <= integral.state_dict().keys()
+    integral.resize(0.5)
+    small = integral.discretize()
+    assert (type(small.conv), small.conv.gain, type(small.middle.act)) == (nn.Conv2d, 2.0, nn.Tanh)
+    assert torch.equal(integral(x), small(x))
+
+
+class OfItsClass(nn.Module):
+    """Runs only if a layer's class is the one it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        if type(self.first) is not nn.Linear:
+            raise TypeError("first: expected a Linear")
+        return self.head(self.second(self.first(x)))
+
+
+def test_a_group_with_which_the_network_does_not_run_stays_discrete_alone():
+    integral = convert(OfItsClass(), torch.randn(2, 4), progress=False)
+    assert integral.sizes == {"second": 12}
+    assert ("first", "does not run at full size: first: expected a Linear") in [
+        (entry.name, entry.reason) for entry in integral.report
+    ]
+
+
 def test_a_batch_norm_is_fused_only_where_nothing_else_reads_the_layer():
     class Leaky(models.PlainCNN):
         def forward(self, x):

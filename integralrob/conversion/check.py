@@ -94,12 +94,16 @@ def find_fault(
         at_other_sizes: look at another size too.
 
     Returns:
-        The first layer whose output at full size differs; or why the network does not run at other sizes, or that its
-        discretisation differs there; or None.
+        Why the network does not run at full size, or the first layer whose output differs there; or why it does not run
+        at other sizes, or that its discretisation differs there; or None.
     """
     integral.eval()
     example_inputs = reference.example_inputs
-    if not reference.is_met_by(outputs_of(integral, example_inputs)):
+    try:
+        outputs = outputs_of(integral, example_inputs)
+    except Exception as error:  # whatever the model's own code raises
+        return f"does not run at full size: {error}"
+    if not reference.is_met_by(outputs):
         return _first_difference(copy.deepcopy(reference.model).eval(), integral, example_inputs, fused)
     if not at_other_sizes:
         return None
