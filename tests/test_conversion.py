@@ -323,12 +323,12 @@ def test_layers_with_hooks_stay_as_they_are():
 
 
 class TwoNames(nn.Module):
-    """Layers that have a second name, by which they are called."""
+    """Layers that have a second name, or are in a list that torch does not know, by which they are called."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind) -> None:
         super().__init__()
         self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
-        self.stages = nn.ModuleList([self.conv, self.norm, nn.ReLU(), self.head])
+        self.stages = kind([self.conv, self.norm, nn.ReLU(), self.head])
 
     def forward(self, x):
         for stage in self.stages:
@@ -336,9 +336,10 @@ class TwoNames(nn.Module):
         return x
 
 
+@pytest.mark.parametrize("kind", [nn.ModuleList, list])
 @pytest.mark.parametrize("fuse_bn", [True, False])
-def test_layers_with_two_names_are_converted_under_both(fuse_bn):
-    model = TwoNames().eval()
+def test_layers_with_two_names_are_converted_under_both(fuse_bn, kind):
+    model = TwoNames(kind).eval()
     model.norm.running_mean.normal_()
     model.norm.running_var.uniform_(0.5, 2)
     x = torch.randn(2, 1, 6, 6)

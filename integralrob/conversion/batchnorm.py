@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .recording import Recording, shape_of
-from .tensors import BATCH_NORMS, has_integral_form, replace_module
+from .tensors import BATCH_NORMS, become, has_integral_form
 
 if TYPE_CHECKING:
     from ..nn.layers import Discrete
@@ -63,4 +63,4 @@ def fuse(model: nn.Module, producer: str, batchnorm: str) -> None:
         setattr(layer, name, nn.Parameter(value.to(layer.weight.dtype), requires_grad=requires_grad))
     identity = nn.Identity()
     identity.train(norm.training)
-    replace_module(model, norm, identity)
+    become(norm, identity)

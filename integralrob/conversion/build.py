@@ -18,7 +18,7 @@ from ..partition import Concatenation, Partition, UniformPartition
 from .graph import ChannelGroup, ReportEntry
 from .model import Group, IntegralModel
 from .ordering import Permutation
-from .tensors import Member, axis_size, channel_groups, owner_of, replace_module, sizes_of, tensors_of
+from .tensors import Member, axis_size, become, channel_groups, owner_of, sizes_of, tensors_of
 from .transformer_layers import avoid_fused_kernels
 
 __all__ = ["build", "slices_of"]
@@ -54,7 +54,7 @@ def build(
             for tensor, at in _tensors(layer, parameter, dim):
                 _permute(layer, tensor, at, its_members)
         if parameter is None and type(layer) in INTEGRAL_TYPES and channel_groups(layer) == 1 and _is_plain(layer):
-            replace_module(model, layer, _integral(layer, carried, sampling))
+            become(layer, _integral(layer, carried, sampling))
         else:
             _make_sampled(layer, parameter, carried, sampling)
     avoid_fused_kernels(model)

@@ -21,7 +21,7 @@ from .graph import ReportEntry
 from .ordering import check_permutation
 from .size_draws import SizeDraws
 from .state import rehearse_load
-from .tensors import Member, owner_of, replace_module
+from .tensors import Member, owner_of
 from .transformer_layers import allow_fused_kernels
 from .tuning import tune_partition
 
@@ -144,7 +144,10 @@ class IntegralModel(nn.Module):
             getattr(partition, attribute) != getattr(before, attribute) for attribute in ("num_points", "kind", "nodes")
         ):
             raise ValueError(f"partition: expected one like {before}, got {describe(partition)}")
-        replace_module(self, before, partition)
+        for module in list(self.modules()):
+            for attribute, child in module._modules.items():
+                if child is before:
+                    module._modules[attribute] = partition
         group.partition = partition
         self._refresh([name])
 

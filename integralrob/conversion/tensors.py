@@ -13,12 +13,12 @@ from ..nn.layers import INTEGRAL_TYPES
 __all__ = [
     "BATCH_NORMS",
     "Member",
+    "become",
     "channel_groups",
     "has_integral_form",
     "is_depthwise",
     "maps_channels",
     "owner_of",
-    "replace_module",
     "sizes_of",
     "tensors_of",
 ]
@@ -131,9 +131,7 @@ def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
     return (owner, attribute) if attribute in owner._parameters else (model.get_submodule(name), None)
 
 
-def replace_module(model: nn.Module, before: nn.Module, after: nn.Module) -> None:
-    """Puts a module in the place of another, under each of the names that it has in the model."""
-    for module in list(model.modules()):
-        for name, child in module._modules.items():
-            if child is before:
-                module._modules[name] = after
+def become(module: nn.Module, other: nn.Module) -> None:
+    """Makes a module what another one is, in place, for whatever refers to it: a model may have it by several names."""
+    module.__class__ = type(other)
+    module.__dict__ = other.__dict__
