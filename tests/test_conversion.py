@@ -590,6 +590,28 @@ def test_weights_that_are_not_finite_are_an_error():
         convert(model, x, progress=False)
 
 
+@pytest.mark.parametrize("x", [torch.zeros(0, 12), torch.full((2, 12), float("nan"))])
+def test_an_example_that_shows_nothing_is_an_error(x):
+    with pytest.raises(ValueError, match=r"^example_inputs: expected some with finite outputs"):
+        convert(models.seeded(models.MLP), x, progress=False)
+
+
+class Spectrum(nn.Module):
+    """Its only output is complex, and has one group of channels that cannot be in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.second(self.first(x))
+        return torch.fft.fft(self.head(x * torch.arange(x.shape[1])), dim=0).conj()
+
+
+def test_complex_outputs_are_compared():
+    assert convert(Spectrum(), torch.randn(3, 4), progress=False).sizes == {"first": 8}
+
+
 def test_inference_tensors_in_a_model_are_an_error():
     with torch.inference_mode():
         model = models.seeded(models.MLP)
