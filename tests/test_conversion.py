@@ -201,6 +201,30 @@ def test_layers_that_are_not_in_the_graph_are_reported(network, groups, unseen):
         assert reason in report[name]
 
 
+class OtherMatrices(nn.Module):
+    """Matrices of modules that are no layers with channels, beside a parameter that has channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.memory = nn.Linear(4, 8), nn.LSTM(8, 6, batch_first=True)
+        self.middle, self.positions = nn.Linear(6, 10), nn.Parameter(torch.randn(1, 5, 10))
+        self.hidden, self.head = nn.utils.parametrizations.weight_norm(nn.Linear(10, 7)), nn.Linear(7, 3)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.middle(self.memory(self.up(x))[0]) + self.positions))
+
+
+def test_modules_without_channels_are_reported():
+    integral = convert(OtherMatrices(), torch.randn(2, 5, 4), progress=False)
+    assert [(entry.name, entry.module, entry.reason) for entry in integral.report] == [
+        ("up", "memory", "is of the type LSTM, which has no integral layer"),
+        ("middle", "hidden", "is of the type ParametrizedLinear, which has no integral layer"),
+        ("hidden", "hidden", "is of the type ParametrizedLinear, which has no integral layer"),
+        ("head", "head", "is an output of the model"),
+        ("memory", "memory", "is of the type LSTM, which has no integral layer"),
+    ]
+
+
 def test_parameters_have_their_channels_where_those_that_they_join_are():
     class Positions(nn.Sequential):
         """Parameters for each channel and each place, and for each place."""
