@@ -439,6 +439,25 @@ def test_a_batch_norm_is_fused_only_where_nothing_else_reads_the_layer():
     assert relative_difference(integral(x), model(x)) < 3e-6
 
 
+class Unread(nn.Module):
+    """Runs layers whose results nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.aside, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        self.norm(self.aside(x))
+        return self.head(self.second(self.first(x)))
+
+
+def test_layers_whose_results_nobody_reads_stay_discrete():
+    integral = convert(Unread(), torch.randn(2, 4), progress=False)
+    assert integral.sizes == {"first": 8, "second": 8}
+    assert isinstance(integral.module.norm, nn.BatchNorm1d)
+
+
 def test_a_frozen_network_converts_and_stays_frozen():
     model = models.seeded(models.PlainCNN).requires_grad_(False)
     x = models.example(models.PlainCNN)

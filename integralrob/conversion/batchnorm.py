@@ -31,6 +31,8 @@ def fusable(recording: Recording) -> Iterator[tuple[nn.Module, nn.Module]]:
             and isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd))
             and has_integral_form(layer)
             and source[0] not in outputs
+            and layer in nodes  # not so where nothing that is made of them is an output
+            and norm in nodes
             and set(nodes[layer].outputs) == {nodes[norm]}
             and norm.running_mean is not None
             and norm.num_features == (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
