@@ -42,12 +42,12 @@ class Partition(nn.Module):
 
     @classmethod
     def like(cls, other: Partition) -> Self:
-        """A partition of this class with the number of points, kind and nodes of another, as it is at first.
+        """A partition of this class with another's number of points, kind, nodes and train flag, as it is at first.
 
         >>> TrainablePartition.like(UniformPartition(4, kind="centered"))
         TrainablePartition(num_points=4, kind='centered', nodes=None)
         """
-        return cls(other.num_points, kind=other.kind, nodes=other.nodes)
+        return cls(other.num_points, kind=other.kind, nodes=other.nodes).train(other.training)
 
     @property
     def interval(self) -> tuple[float, float]:

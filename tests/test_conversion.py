@@ -201,6 +201,30 @@ def test_layers_that_are_not_in_the_graph_are_reported(network, groups, unseen):
         assert reason in report[name]
 
 
+class OtherMatrices(nn.Module):
+    """Matrices of modules that are no layers with channels, beside a parameter that has channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.memory = nn.Linear(4, 8), nn.LSTM(8, 6, batch_first=True)
+        self.middle, self.positions = nn.Linear(6, 10), nn.Parameter(torch.randn(1, 5, 10))
+        self.hidden, self.head = nn.utils.parametrizations.weight_norm(nn.Linear(10, 7)), nn.Linear(7, 3)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.middle(self.memory(self.up(x))[0]) + self.positions))
+
+
+def test_modules_without_channels_are_reported():
+    integral = convert(OtherMatrices(), torch.randn(2, 5, 4), progress=False)
+    assert [(entry.name, entry.module, entry.reason) for entry in integral.report] == [
+        ("up", "memory", "is of the type LSTM, which has no integral layer"),
+        ("middle", "hidden", "is of the type ParametrizedLinear, which has no integral layer"),
+        ("hidden", "hidden", "is of the type ParametrizedLinear, which has no integral layer"),
+        ("head", "head", "is an output of the model"),
+        ("memory", "memory", "is of the type LSTM, which has no integral layer"),
+    ]
+
+
 def test_parameters_have_their_channels_where_those_that_they_join_are():
     class Positions(nn.Sequential):
         """Parameters for each channel and each place, and for each place."""
@@ -322,6 +346,84 @@ def test_layers_with_hooks_stay_as_they_are():
     assert relative_difference(integral(x), model(x)) < 3e-6
 
 
+class TwoNames(nn.Module):
+    """Layers that have a second name, or are in a list that torch does not know, by which they are called."""
+
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.stages = kind([self.conv, self.norm, nn.ReLU(), self.head])
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", [nn.ModuleList, list])
+@pytest.mark.parametrize("fuse_bn", [True, False])
+def test_layers_with_two_names_are_converted_under_both(fuse_bn, kind):
+    model = TwoNames(kind).eval()
+    model.norm.running_mean.normal_()
+    model.norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 1, 6, 6)
+    integral = convert(model, x, fuse_bn=fuse_bn, progress=False)
+    assert integral.sizes == {"conv": 8}
+    integral.resize(0.5)
+    small = integral.discretize()
+    assert small.stages[0] is small.conv
+    assert small.stages[0](x).shape[1] == 4
+    assert torch.equal(integral(x), small(x))
+
+
+class Extras(nn.Module):
+    """Layers with more than their types give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.middle, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 4, 1)
+        self.conv.gain = 2.0
+        self.middle.register_buffer("shift", torch.ones(1))
+        self.middle.scale = nn.Parameter(torch.full((1,), 3.0))
+        self.middle.act = nn.Tanh()
+
+    def forward(self, x):
+        x = self.conv(x) * self.conv.gain
+        return self.head(self.middle.act(self.middle(x) * self.middle.scale + self.middle.shift))
+
+
+def test_layers_keep_what_else_they_have():
+    model, x = Extras(), torch.randn(2, 1, 6, 6)
+    integral = convert(model, x, progress=False)
+    assert integral.sizes == {"conv": 8, "middle": 12}
+    assert {"module.middle.shift", "module.middle.scale"} <= integral.state_dict().keys()
+    integral.resize(0.5)
+    small = integral.discretize()
+    assert (type(small.conv), small.conv.gain, type(small.middle.act)) == (nn.Conv2d, 2.0, nn.Tanh)
+    assert torch.equal(integral(x), small(x))
+
+
+class OfItsClass(nn.Module):
+    """Runs only if a layer's class is the one it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        if type(self.first) is not nn.Linear:
+            raise TypeError("first: expected a Linear")
+        return self.head(self.second(self.first(x)))
+
+
+def test_a_group_with_which_the_network_does_not_run_stays_discrete_alone():
+    integral = convert(OfItsClass(), torch.randn(2, 4), progress=False)
+    assert integral.sizes == {"second": 12}
+    assert ("first", "does not run at full size: first: expected a Linear") in [
+        (entry.name, entry.reason) for entry in integral.report
+    ]
+
+
 def test_a_batch_norm_is_fused_only_where_nothing_else_reads_the_layer():
     class Leaky(models.PlainCNN):
         def forward(self, x):
@@ -335,6 +437,25 @@ def test_a_batch_norm_is_fused_only_where_nothing_else_reads_the_layer():
     assert isinstance(integral.module.bn2, nn.Identity)
     assert list(integral.groups) == ["conv1", "conv2", "fc1"]
     assert relative_difference(integral(x), model(x)) < 3e-6
+
+
+class Unread(nn.Module):
+    """Runs layers whose results nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.aside, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        self.norm(self.aside(x))
+        return self.head(self.second(self.first(x)))
+
+
+def test_layers_whose_results_nobody_reads_stay_discrete():
+    integral = convert(Unread(), torch.randn(2, 4), progress=False)
+    assert integral.sizes == {"first": 8, "second": 8}
+    assert isinstance(integral.module.norm, nn.BatchNorm1d)
 
 
 def test_a_frozen_network_converts_and_stays_frozen():
@@ -510,6 +631,28 @@ def test_weights_that_are_not_finite_are_an_error():
         model[2].weight[3, 4] = float("nan")
     with pytest.raises(ValueError, match=r"^model: expected finite weights, got NaN or infinity in '2.weight'"):
         convert(model, x, progress=False)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(0, 12), torch.full((2, 12), float("nan"))])
+def test_an_example_that_shows_nothing_is_an_error(x):
+    with pytest.raises(ValueError, match=r"^example_inputs: expected some with finite outputs"):
+        convert(models.seeded(models.MLP), x, progress=False)
+
+
+class Spectrum(nn.Module):
+    """Its only output is complex, and has one group of channels that cannot be in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.second(self.first(x))
+        return torch.fft.fft(self.head(x * torch.arange(x.shape[1])), dim=0).conj()
+
+
+def test_complex_outputs_are_compared():
+    assert convert(Spectrum(), torch.randn(3, 4), progress=False).sizes == {"first": 8}
 
 
 def test_inference_tensors_in_a_model_are_an_error():

@@ -47,6 +47,15 @@ def test_a_discretization_is_independent():
     assert torch.equal(discrete(x), expected)
 
 
+def test_what_is_discretised_in_inference_mode_can_be_trained():
+    _, x, integral = converted(models.ResidualNet, fuse_bn=False)
+    integral.resize(0.5)
+    with torch.inference_mode():
+        discrete = integral.discretize()
+    discrete.train()(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in discrete.parameters())
+
+
 def test_down_and_up_again_is_exact():
     _, x, integral = converted(models.ResidualNet)
     full = integral(x)

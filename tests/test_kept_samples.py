@@ -242,6 +242,22 @@ def test_fake_tensors_are_not_kept_for_real_ones(weight, values):
         assert torch.equal(weight(values), fresh(weight, values))
 
 
+def test_meta_tensors_are_not_kept(weight, values):
+    meta = values.to("meta")
+    with torch.no_grad():
+        assert weight(meta).shape == weight(meta).shape == (8, 6)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_traced_layer_samples_what_is_there_now():
+    layer, x = IntegralLinear(8, 6).eval(), torch.randn(3, 8)
+    with torch.no_grad():
+        layer(x)
+        traced = torch.jit.trace(layer, x)
+        layer.weight.add_(1)
+        assert torch.equal(traced(x), layer(x))
+
+
 def test_function_transforms_have_samples_of_their_own():
     layer = IntegralLinear(8, 6).eval()
     x = torch.randn(3, 8)

@@ -15,7 +15,7 @@ from torch import nn
 from integralrob.conversion import IntegralModel, convert
 from integralrob.nn import ContinuousWeight
 from integralrob.nn.sampled import make_sampled
-from integralrob.partition import Concatenation, Partition, TrainablePartition, UniformPartition
+from integralrob.partition import Concatenation, TrainablePartition, UniformPartition
 
 
 def task(
@@ -90,14 +90,13 @@ def test_flags_and_gradients_are_as_they_were():
     integral.module.blocks[0].eval()
     integral.module.head.weight.requires_grad_(False)
     integral.module.head.bias.grad = torch.ones(10)
-    training = [module.training for module in integral.modules() if not isinstance(module, Partition)]
+    training = {name: module.training for name, module in integral.named_modules()}
     frozen = {name for name, p in integral.named_parameters() if not p.requires_grad}
     count = len(list(integral.modules()))
     with torch.inference_mode():
         tune(integral, batches, biases=True, iterations=2)
     assert len(list(integral.modules())) == count
-    now = [module.training for module in integral.modules() if not isinstance(module, Partition)]
-    assert now == training
+    assert {name: module.training for name, module in integral.named_modules()} == training
     logits = {name for name, _ in integral.named_parameters() if name.endswith("logits")}
     assert {name for name, p in integral.named_parameters() if not p.requires_grad} == frozen | logits
     assert {name for name, p in integral.named_parameters() if p.grad is not None} == {"module.head.bias"}

@@ -70,7 +70,8 @@ def convert(
     Raises:
         TypeError, ValueError: an argument is not as above, an unknown name in `dims`; a model with a ScriptModule, or
                 with weights that are not finite, have no values (meta device), no shape (lazy layers) or another
-                floating-point type than float16, bfloat16, float32 and float64, or were made in inference mode.
+                floating-point type than float16, bfloat16, float32 and float64, or were made in inference mode; an
+                example on which no output is finite, or that has no samples.
         RuntimeError: the model does not run on the example, or cannot be traced; or the outputs at full size differ
             from the model's, on the example in evaluation mode, by more than 1e-5 of the largest output (float64:
             1e-10, other dtypes: 64 ε), and by more than the model's own rounding explains. The message names the first

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .recording import Recording, shape_of
-from .tensors import BATCH_NORMS, has_integral_form
+from .tensors import BATCH_NORMS, become, has_integral_form
 
 if TYPE_CHECKING:
     from ..nn.layers import Discrete
@@ -31,6 +31,8 @@ def fusable(recording: Recording) -> Iterator[tuple[nn.Module, nn.Module]]:
             and isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd))
             and has_integral_form(layer)
             and source[0] not in outputs
+            and layer in nodes  # not so where nothing that is made of them is an output
+            and norm in nodes
             and set(nodes[layer].outputs) == {nodes[norm]}
             and norm.running_mean is not None
             and norm.num_features == (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
@@ -63,4 +65,4 @@ def fuse(model: nn.Module, producer: str, batchnorm: str) -> None:
         setattr(layer, name, nn.Parameter(value.to(layer.weight.dtype), requires_grad=requires_grad))
     identity = nn.Identity()
     identity.train(norm.training)
-    model.set_submodule(batchnorm, identity)
+    become(norm, identity)

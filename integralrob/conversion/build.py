@@ -18,7 +18,7 @@ from ..partition import Concatenation, Partition, UniformPartition
 from .graph import ChannelGroup, ReportEntry
 from .model import Group, IntegralModel
 from .ordering import Permutation
-from .tensors import Member, axis_size, channel_groups, owner_of, sizes_of, tensors_of
+from .tensors import Member, axis_size, become, channel_groups, owner_of, sizes_of, tensors_of
 from .transformer_layers import avoid_fused_kernels
 
 __all__ = ["build", "slices_of"]
@@ -53,8 +53,8 @@ def build(
         for dim, its_members in carried.items():
             for tensor, at in _tensors(layer, parameter, dim):
                 _permute(layer, tensor, at, its_members)
-        if parameter is None and type(layer) in INTEGRAL_TYPES and channel_groups(layer) == 1:
-            model.set_submodule(name, _integral(layer, carried, sampling))
+        if parameter is None and type(layer) in INTEGRAL_TYPES and channel_groups(layer) == 1 and _is_plain(layer):
+            become(layer, _integral(layer, carried, sampling))
         else:
             _make_sampled(layer, parameter, carried, sampling)
     avoid_fused_kernels(model)
@@ -90,6 +90,15 @@ def _permute(layer: nn.Module, name: str, dim: int, carried: Carried) -> None:
     if name in layer._parameters:
         permuted = nn.Parameter(permuted, requires_grad=values.requires_grad)
     setattr(layer, name, permuted)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer has what its type gives it and no more: nothing that code outside of it may look for."""
+    plain = type(layer)(*[1] * (2 if isinstance(layer, nn.Linear) else 3), device="meta")
+    return all(
+        getattr(layer, kind).keys() <= getattr(plain, kind).keys()
+        for kind in ("__dict__", "_parameters", "_buffers", "_modules")
+    )
 
 
 def _integral(layer: nn.Module, carried: Mapping[int, Carried], sampling: Sampling) -> nn.Module:

@@ -26,6 +26,10 @@ class Reference:
     That is to 1e-10 of the largest output in float64, to 1e-5 in float32, and to 64 ε in other dtypes. Where the
     network itself rounds more than that, which its outputs in float64 tell, it is to 4 times what they are off: sums in
     another order are off as much.
+
+    Raises:
+        RuntimeError: the model does not run on the example.
+        ValueError: its outputs on it are empty, or not finite throughout.
     """
 
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
@@ -35,6 +39,8 @@ class Reference:
             self.outputs = outputs_of(copy.deepcopy(model).eval(), example_inputs)
         except Exception as error:  # whatever the model's own code raises
             raise RuntimeError(f"example_inputs: the model does not run on them: {error}") from error
+        if self.outputs and not any(bool(output.isfinite().any()) for output in self.outputs):
+            raise ValueError("example_inputs: expected some with finite outputs, which can be compared, got none")
 
     def is_met_by(self, outputs: Sequence[Tensor]) -> bool:
         """Whether these are the network's outputs."""
@@ -94,12 +100,16 @@ def find_fault(
         at_other_sizes: look at another size too.
 
     Returns:
-        The first layer whose output at full size differs; or why the network does not run at other sizes, or that its
-        discretisation differs there; or None.
+        Why the network does not run at full size, or the first layer whose output differs there; or why it does not run
+        at other sizes, or that its discretisation differs there; or None.
     """
     integral.eval()
     example_inputs = reference.example_inputs
-    if not reference.is_met_by(outputs_of(integral, example_inputs)):
+    try:
+        outputs = outputs_of(integral, example_inputs)
+    except Exception as error:  # whatever the model's own code raises
+        return f"does not run at full size: {error}"
+    if not reference.is_met_by(outputs):
         return _first_difference(copy.deepcopy(reference.model).eval(), integral, example_inputs, fused)
     if not at_other_sizes:
         return None

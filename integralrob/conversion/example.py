@@ -33,13 +33,18 @@ def call(model: nn.Module, example_inputs: Any, change: Callable[[Tensor], Tenso
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """The floating-point outputs of the model; `dtype`: that of its floating-point inputs, None for what they have."""
+    """The floating-point outputs of the model, complex ones as real and imaginary parts.
+
+    `dtype` is that of its floating-point inputs, None for what they have.
+    """
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(dtype, copy=True) if dtype and tensor.is_floating_point() else tensor.clone()
 
     with random_state_kept(model), in_full_precision():
-        return [tensor for tensor in tensors_in(call(model, example_inputs, cast)) if tensor.is_floating_point()]
+        outputs = tensors_in(call(model, example_inputs, cast))
+    real = (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor for tensor in outputs)
+    return [tensor for tensor in real if tensor.is_floating_point()]
 
 
 @torch.no_grad()

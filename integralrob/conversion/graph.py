@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,8 @@ class ChannelGroup:
 class ReportEntry:
     """Why a group of channels stays discrete: its `name`, the `module` (or operation) at fault, and the `reason`.
 
-    A linear or convolution layer that is not in the traced graph has an entry of its own.
+    A linear or convolution layer that is not in the traced graph, and any other module with matrices that is in no
+    group, such as an LSTM, has an entry of its own.
     """
 
     name: str
@@ -66,19 +67,27 @@ def trace(model: nn.Module, example_inputs: Any, *, fuse_bn: bool) -> Traced:
     found = _Groups(recording, lambda module: module in fused or getattr(module, "num_parameters", 0) == 1)
     return Traced(
         groups=tuple(found.groups),
-        skipped=(*found.skipped, *_unseen(found.following)),
+        skipped=(*found.skipped, *_unseen(found.following, found.carriers)),
         fusable=tuple((recording.names[layer], recording.names[norm]) for norm, layer in fused.items()),
     )
 
 
-def _unseen(following: Following) -> Iterator[ReportEntry]:
-    """An entry for each linear or convolution layer that autograd did not see."""
+def _unseen(following: Following, carriers: Collection[str]) -> Iterator[ReportEntry]:
+    """An entry for each linear or convolution layer that autograd did not see, and each other module with matrices.
+
+    But for those with parameters that have channels of groups or of others, which `carriers` names.
+    """
     recording = following.recording
     seen = {call.module for function, call in recording.calls.items() if function in following.states}
+    layers = tuple(f"{name}." for module, name in recording.names.items() if maps_channels(module))
     for module, name in recording.names.items():
         if maps_channels(module) and module not in seen:
             why = "no gradient reaches it from the outputs" if recording.called[module] else "its forward is not called"
             yield ReportEntry(name, name, f"is not in the traced graph: {why}")
+        elif layer_axes(module, 0) is None and not name.startswith(layers):
+            parameters = {recording.parameter_names[parameter]: parameter for parameter in module.parameters(False)}
+            if any(parameter.dim() > 1 and at not in carriers for at, parameter in parameters.items()):
+                yield ReportEntry(name, name, f"is of the type {type(module).__name__}, which has no integral layer")
 
 
 class _Groups:
@@ -90,6 +99,7 @@ class _Groups:
 
     Attributes:
         groups, skipped: in the order of the network's modules.
+        carriers: layers, and parameters outside of layers, that have their channels.
     """
 
     def __init__(self, recording: Recording, transparent: Callable[[nn.Module], bool]) -> None:
@@ -100,6 +110,7 @@ class _Groups:
         found.sort(key=lambda component: self._produced(component)[0])
         names = {component: self._name(component) for component in found}
         members = {component: self._members(component) for component in found}
+        self.carriers = {member.layer for its_members in members.values() for member in its_members}
         faults = self._between_layers(found, self.following.faults)
         for component in found:
             faults[component] += self._in_layers(component)

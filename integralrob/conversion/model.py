@@ -254,6 +254,7 @@ class IntegralModel(nn.Module):
 
     # -------------------------------------------------------------------------------------------------------- results
 
+    @torch.inference_mode(False)  # its parameters are for training too
     def discretize(self) -> nn.Module:
         """A copy of the network at the present sizes, with `torch.nn` layers only and smaller tensors.
 

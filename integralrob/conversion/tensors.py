@@ -13,6 +13,7 @@ from ..nn.layers import INTEGRAL_TYPES
 __all__ = [
     "BATCH_NORMS",
     "Member",
+    "become",
     "channel_groups",
     "has_integral_form",
     "is_depthwise",
@@ -128,3 +129,9 @@ def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
     parent, _, attribute = name.rpartition(".")
     owner = model.get_submodule(parent)
     return (owner, attribute) if attribute in owner._parameters else (model.get_submodule(name), None)
+
+
+def become(module: nn.Module, other: nn.Module) -> None:
+    """Makes a module what another one is, in place, for whatever refers to it: a model may have it by several names."""
+    module.__class__ = type(other)
+    module.__dict__ = other.__dict__

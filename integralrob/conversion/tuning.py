@@ -64,9 +64,9 @@ def tune_partition(
     stream = _repeated(batches)
     losses = []
     affine = _affine_parameters(integral, biases=biases, norms=norms)
-    with frozen(integral), _put_back_on_failure(integral, affine), torch.enable_grad():
+    with _put_back_on_failure(integral, affine):
         parameters = affine + _make_trainable(integral, device)
-        with _asking_for_gradients(parameters):
+        with frozen(integral), torch.enable_grad(), _asking_for_gradients(parameters):
             optimizer = torch.optim.Adam(parameters, learning_rate)
             scheduler = StepLR(optimizer, decay_every, decay)
             for _ in tqdm(range(iterations), desc="tuning partitions", unit="step", disable=not progress):

@@ -87,7 +87,7 @@ class KeptSample:
             sources: the tensors that `make` reads.
             settings: whatever else its result depends on; compared by ``==``.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return make()
         if not cacheable(sources):
             self.drop()
@@ -100,8 +100,13 @@ class KeptSample:
             with torch.inference_mode(False), torch.no_grad():
                 versions = tuple(source._version for source in sources)  # before another thread may write
                 sample = make()
-                # In a mode such as FakeTensorMode the sample is not for others; and other processes count no versions.
-                if type(sample) is not Tensor or any(not source.is_cuda and source.is_shared() for source in sources):
+                # In a mode such as FakeTensorMode the sample is not for others; on the meta device there is no memory
+                # to tell sources by; and other processes count no versions.
+                if (
+                    type(sample) is not Tensor
+                    or sample.is_meta
+                    or any(not source.is_cuda and source.is_shared() for source in sources)
+                ):
                     return sample
                 entry = self._entry = _Entry(
                     sample,
