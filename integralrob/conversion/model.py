@@ -93,7 +93,7 @@ class IntegralModel(nn.Module):
                 or a fraction (float). Fractions give the nearest number of channels of at least 2, and can exceed 1.
                 NumPy's ints and floats will do.
             multiple_of: fractions give the nearest multiple of this, or the full size where that is nearer; of two
-                that are as near, the larger. Numbers of channels are taken as they are.
+                that are as near, the larger (with 1, the even one). Numbers of channels are taken as they are.
 
         Raises:
             TypeError, ValueError: an unknown group, a size that is not from 2 to 64 times the full size, a fraction

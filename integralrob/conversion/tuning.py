@@ -72,6 +72,10 @@ def tune_partition(
             for _ in tqdm(range(iterations), desc="tuning partitions", unit="step", disable=not progress):
                 inputs, targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), next(stream))
                 present = loss(call(integral, inputs, lambda tensor: tensor), targets)
+                if not isinstance(present, Tensor) or present.dim() != 0:
+                    raise ValueError(f"loss: expected a scalar tensor, got {describe(present)}")
+                if not present.isfinite():
+                    raise ValueError(f"loss: expected a finite number, got {present.item()} at step {len(losses)}")
                 # Not `backward`, which would add to the gradients of whatever else the loss depends on.
                 gradients = torch.autograd.grad(present, parameters, allow_unused=True)
                 for parameter, gradient in zip(parameters, gradients, strict=True):
