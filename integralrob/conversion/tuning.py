@@ -62,7 +62,7 @@ def tune_partition(
 
     device = next(integral.parameters()).device
     stream = _repeated(batches)
-    losses = []
+    losses: list[Tensor] = []
     affine = _affine_parameters(integral, biases=biases, norms=norms)
     with _put_back_on_failure(integral, affine):
         parameters = affine + _make_trainable(integral, device)
