@@ -1,12 +1,12 @@
 """The orders of all groups: threads, progress, Ctrl-C."""
 
-import functools
 import itertools
 import os
 import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import models
 import numpy as np
@@ -35,9 +35,18 @@ def orders(integral: IntegralModel) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture
-def endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches that only Ctrl-C ends."""
-    monkeypatch.setattr(group_orders, "search", functools.partial(ordering.search, kicks=1 << 62, stall=1 << 62))
+def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Searches that only Ctrl-C ends, also where it is ignored, as in a shell's background; set once one has begun."""
+    begun = threading.Event()
+
+    def search(distance, progress):
+        begun.set()
+        return ordering.search(distance, kicks=1 << 62, stall=1 << 62, progress=progress)
+
+    monkeypatch.setattr(group_orders, "search", search)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield begun
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_number_of_threads_changes_nothing():
@@ -87,15 +96,21 @@ def test_the_bar_shows_stage_group_and_length(monkeypatch, capfd):
     assert re.search(r"checking outputs: 100%.* 4/4", shown)
 
 
-def interrupt_soon() -> None:
+def interrupt_after(begun: threading.Event) -> None:
     main = threading.main_thread().ident
-    threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+
+    def interrupt() -> None:
+        begun.wait()
+        time.sleep(0.3)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a thread")
 def test_ctrl_c_ends_the_search_in_all_groups(endless):
     model, x = network(), torch.randn(2, 6)
-    interrupt_soon()
+    interrupt_after(endless)
     with pytest.warns(RuntimeWarning, match=r"stopped by Ctrl-C: it is the best found so far") as caught:
         integral = convert(model, x, progress=False)
     assert len(caught) == 1
