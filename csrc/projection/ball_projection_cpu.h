@@ -26,7 +26,8 @@ template <typename A>
 struct Extent {
     A largest = 0, moving = 0, reaching = 0;
 
-    // Where no entry is larger than the ball, nothing depends on which of them can move or reach it.
+    // Where no entry is larger than the ball, nothing depends on which of them can move or reach it: `moving`
+    // is the largest of all then, and `reaching` 0.
     static Extent of(const A* a, const A* b, int64_t count, A eps) {
         Lane<A> largest{}, moving{}, reaching{};
         for_vectors(a, b, count, [&](int, Lane<A> a, Lane<A>) __attribute__((always_inline)) {

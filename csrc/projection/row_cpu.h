@@ -129,7 +129,8 @@ INTEGRALROB_INLINE V absolute(V x) {
 }
 
 // How far ahead the next row of a tensor is. Its entries are asked for while those of a row arrive, so that
-// they are near when their turn comes; a long row would push them out again.
+// they are near when their turn comes; a long row would push them out again. Behind the last row nothing is
+// read: an address that is not there is not fetched.
 constexpr int64_t ahead(int64_t length) { return length <= (1 << 14) ? length : 0; }
 
 // Of magnitudes.
