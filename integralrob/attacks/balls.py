@@ -120,5 +120,5 @@ BALLS = {
     "linf": Ball(torch.inf, linf_step, project_linf),
     # The strongest of what was tried on networks for the 8×8 digits: 3 of 64 entries a step, paths of 1 to 20 radii.
     "l1": Ball(1, _sparse_step, project_l1, path=5, far=2.0**24, k=0.05),
-    "l2": Ball(2, l2_step, project_l2),
+    "l2": Ball(2, l2_step, project_l2, path=10),
 }
