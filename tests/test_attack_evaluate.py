@@ -99,6 +99,17 @@ def test_the_standard_cascade(classes: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.index.tolist() == list(range(10))
 
 
+@pytest.mark.parametrize(("norm", "restarts", "targets"), [("linf", 1, 9), ("l2", 1, 9), ("l1", 5, 5)])
+def test_the_standard_cascade_is_the_published_one(norm: str, restarts: int, targets: int, tmp_path: Path) -> None:
+    x = torch.empty(0, 6)
+    loader = [(x, torch.empty(0, dtype=torch.int64))]
+    evaluate(linear(classes=11), loader, norm=norm, eps=0.1, output=tmp_path, progress=False)
+    ce, dlr, last = json.loads((tmp_path / "settings.json").read_text())["attacks"].values()
+    assert ce == {"function": "apgd", "restarts": restarts, "early_stop": True}
+    assert dlr == {"function": "apgd", "loss": "dlr", "targets": targets, "early_stop": True}
+    assert last == {"function": "square", "early_stop": True}
+
+
 def test_adversarial_examples_on_disk(tmp_path: Path) -> None:
     x, y = samples()
     model = RowByRow()
