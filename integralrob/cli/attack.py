@@ -20,10 +20,10 @@ from ..attacks.balls import BALLS
 from ..conversion import IntegralModel
 from ..conversion.example import outputs_of
 from .errors import UsageError, refused_by_layers, refused_by_us
-from .models import add_model_to, load_integral, load_model, load_tensors, model_dtype
-from .values import count, fraction, number, seed
+from .models import add_model_to, content, load_integral, load_model, load_tensors, model_dtype
+from .values import count, device, fraction, number, seed
 
-# Each attack, and what it counts.
+# Each attack, and what it counts, if anything.
 _ATTACKS = {"fgsm": (fgsm, None), "pgd": (pgd, "steps"), "apgd": (apgd, "steps"), "square": (square, "queries")}
 
 
@@ -57,7 +57,7 @@ def add_to(commands: Any) -> None:
         "(%(default)s)",
     )
     parser.add_argument("--batch-size", type=count, default=128, metavar="N", help="(%(default)s)")
-    parser.add_argument("--device", help="torch device (the GPU if there is one, else the CPU)")
+    parser.add_argument("--device", type=device, help="torch device (the GPU if there is one, else the CPU)")
     parser.add_argument("--seed", type=seed, default=0, help="of all randomness (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for a line per sample, and adversarial samples")
     parser.add_argument("--resume", action="store_true", help="go on with what --output has")
@@ -66,38 +66,43 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Attacks a model, or an integral network at each of some sizes."""
-    device = _device(arguments.device)
+    model = _model(arguments)
+    x, y = _samples(arguments.data, model_dtype(model))
+    x, y = x[: arguments.samples], y[: arguments.samples]
+    where = arguments.device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    model.to(where)
+    with refused_by_layers("--data"):
+        outputs_of(model, x[:1].to(where))
+    print(f"{len(x)} samples, {arguments.norm}, eps = {arguments.eps:g}, seed {arguments.seed}, on {where}", flush=True)
+    if not isinstance(model, IntegralModel) or not arguments.size:
+        print(_evaluate(model, x, y, arguments, arguments.output))
+        return
+    for i, size in enumerate(dict.fromkeys(arguments.size)):
+        model.resize(size)
+        folder = None if arguments.output is None else arguments.output / f"size-{size:g}"
+        found = _evaluate(model, x, y, arguments, folder)
+        if i == 0:
+            _print_row("size", "clean", *(f"after {name}" for name in found.attacks))
+        shares = (found.clean_accuracy, *found.accuracy_after.values())
+        _print_row(f"{size:g}", *(f"{100 * share:.2f} %" for share in shares))
+
+
+def _model(arguments: argparse.Namespace) -> nn.Module:
     model = load_model(arguments)
     if arguments.integral is not None:
         if arguments.weights is not None or isinstance(model, IntegralModel):
             raise UsageError("--integral", "expected a MODEL that is no integral network, without --weights")
-        model = load_integral(model, "--integral", arguments.integral)
+        return load_integral(model, "--integral", arguments.integral)
     if arguments.size and not isinstance(model, IntegralModel):
         raise UsageError(
-            f"--size: expected an integral network, that is --integral FILE, which `convert` writes, or a MODEL that is "
-            f"an integralrob.IntegralModel, got a {type(model).__name__}"
+            "--size: expected an integral network (--integral FILE, which `convert` writes, or a MODEL that is an "
+            f"integralrob.IntegralModel), got a {type(model).__name__}, which has one size"
         )
-    x, y = _samples(arguments.data, model_dtype(model))
-    x, y = x[: arguments.samples], y[: arguments.samples]
-    model.to(device)
-    with refused_by_layers("--data"):
-        outputs_of(model, x[:1].to(device))
-    print(
-        f"{len(x)} samples, {arguments.norm}, eps = {arguments.eps:g}, seed {arguments.seed}, on {device}", flush=True
-    )
-    if not arguments.size or not isinstance(model, IntegralModel):
-        print(_evaluate(model, x, y, arguments, arguments.output))
-        return
-    for number, size in enumerate(dict.fromkeys(arguments.size)):
-        model.resize(size)
-        folder = None if arguments.output is None else arguments.output / f"size-{size:g}"
-        evaluation = _evaluate(model, x, y, arguments, folder)
-        if number == 0:
-            names = ["clean", *(f"after {name}" for name in evaluation.attacks)]
-            print(" ".join(f"{name:>{max(8, len(name))}}" for name in ("size", *names)))
-        shares = (evaluation.clean_accuracy, *evaluation.accuracy_after.values())
-        cells = (f"{100 * share:{max(6, len(name) - 2)}.2f} %" for name, share in zip(names, shares, strict=True))
-        print(f"{size:8g}", *cells, flush=True)
+    return model
+
+
+def _print_row(*cells: str) -> None:
+    print(" ".join(f"{cell:>{17 if i else 6}}" for i, cell in enumerate(cells)), flush=True)
 
 
 def _evaluate(model: nn.Module, x: Tensor, y: Tensor, arguments: argparse.Namespace, output: Path | None) -> Evaluation:
@@ -129,40 +134,24 @@ def _attacks(text: str) -> str | dict[str, partial[Any]]:
         return text
     attacks = {}
     for part in text.split(","):
-        name, colon, number = part.partition(":")
-        attack, counts = _ATTACKS.get(name, (None, None))
-        if attack is None or part in attacks or (colon and counts is None):
-            listed = ", ".join(
-                known if counted is None else f"{known}[:{counted}]" for known, (_, counted) in _ATTACKS.items()
+        name, colon, counted = part.partition(":")
+        attack, counter = _ATTACKS.get(name, (None, None))
+        if attack is None or part in attacks or (colon and counter is None):
+            raise argparse.ArgumentTypeError(
+                f"expected standard, or some of {', '.join(_ATTACKS)}, each once, got {text!r}"
             )
-            raise argparse.ArgumentTypeError(f"expected standard, or some of {listed}, each once, got {text!r}")
-        options: dict[str, Any] = {counts: count(number)} if counts and colon else {}
+        options: dict[str, Any] = {counter: count(counted)} if colon and counter else {}
         if "early_stop" in inspect.signature(attack).parameters:
             options["early_stop"] = True
         attacks[part] = partial(attack, **options)
     return attacks
 
 
-def _device(name: str | None) -> torch.device:
-    """A device that works; None for the accelerator if there is one, else the CPU."""
-    if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # assertions are torch's without CUDA
-        raise UsageError("--device", error) from error
-    return torch.device(name)
-
-
 def _samples(path: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """`x` in the dtype of the model's parameters, and `y` int64, of a file."""
-    if path.suffix == ".npz":
-        saved = _load_arrays(path)
-    else:
-        saved = load_tensors("--data", path)
+    saved = _load_arrays(path) if path.suffix == ".npz" else load_tensors("--data", path)
     if not isinstance(saved, Mapping) or not all(isinstance(saved.get(key), Tensor) for key in ("x", "y")):
-        content = ", ".join(map(repr, saved)) if isinstance(saved, Mapping) else describe(saved)
-        raise UsageError("--data", f"expected x and y, tensors or arrays of numbers, got {content}")
+        raise UsageError("--data", f"expected x and y, tensors or arrays of numbers, got {content(saved)}")
     x, y = saved["x"], saved["y"]
     if not x.is_floating_point() or x.ndim < 2 or not x.numel():
         raise UsageError("--data", f"x: expected samples [N, ...] of a floating-point dtype, got {describe(x)}")

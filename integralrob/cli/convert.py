@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import warnings
@@ -14,11 +15,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..conversion import IntegralModel
-from ..conversion import convert as convert_model
 from ..conversion.check import relative_difference
 from ..conversion.example import outputs_of
-from .errors import UsageError, refused_by_layers, refused_by_us
-from .models import add_model_to, example_inputs, load_model, save_integral
+from .errors import UsageError, refused_by_us
+from .models import add_model_to, convert_checked, example_inputs, load_model, save_integral
 from .values import count, fraction, shape
 
 
@@ -27,8 +27,8 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "convert",
         help="turn a trained network into one that can be sampled at any size",
-        description="Converts a network, which at full size computes the same, prints what stayed discrete and why, and "
-        "writes the integral network and plain ones of other sizes. See docs/command_line.md.",
+        description="Converts a network, which at full size computes the same, prints what stayed discrete and why, "
+        "and writes the integral network and plain ones of other sizes. See docs/command_line.md.",
     )
     add_model_to(parser)
     parser.add_argument(
@@ -60,36 +60,28 @@ def run(arguments: argparse.Namespace) -> None:
     if folder is not None:
         _check_empty(folder)
     model = load_model(arguments)
-    inputs = example_inputs(model, arguments.input)
-    with refused_by_layers("--input"):
-        outputs_of(model, inputs)
+    if isinstance(model, IntegralModel):
+        raise UsageError("MODEL", "expected a discrete network, got an integral one")
+    inputs = example_inputs(model, "--input", arguments.input)
     order = None if arguments.order == "none" else arguments.order
-    with refused_by_us():
-        integral = convert_model(
-            model, inputs, order=order, fuse_bn=not arguments.keep_bn, progress=sys.stderr.isatty()
-        )
+    fuse_bn = not arguments.keep_bn
+    integral = convert_checked(model, "--input", inputs, order=order, fuse_bn=fuse_bn, progress=sys.stderr.isatty())
     _print_report(integral)
-    files = []
+    difference = max(map(relative_difference, outputs_of(integral, inputs), outputs_of(model, inputs)), default=0.0)
+    print(f"At full size, outputs differ from the original's by at most {difference:.1e} of the largest.\n")
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.append(folder / "integral.pt")
-        save_integral(integral, files[0], shapes=arguments.input, fuse_bn=not arguments.keep_bn)
-    print(f"\n{'size':>6} {'parameters':>12}   channels")
+        with refused_by_us():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_integral(integral, folder / "integral.pt", shapes=arguments.input, fuse_bn=fuse_bn)
+    print(f"{'size':>8} {'parameters':>12}   channels\n{'original':>8} {_parameters(model):12,}")
     for size in dict.fromkeys([1.0, *arguments.size]):
         integral.resize(size, multiple_of=arguments.multiple_of)
         discrete = integral.discretize()
-        parameters = sum(parameter.numel() for parameter in discrete.parameters())
-        print(f"{size:6g} {parameters:12,}   {', '.join(map(str, integral.sizes.values()))}")
-        if size == 1:
-            difference = max(
-                map(relative_difference, outputs_of(discrete, inputs), outputs_of(model, inputs)), default=0
-            )
+        print(f"{size:8g} {_parameters(discrete):12,}   {', '.join(map(str, integral.sizes.values()))}", flush=True)
         if folder is not None and size in arguments.size:
-            files.append(folder / f"size-{size:g}.pt2")
-            _export(discrete, inputs, files[-1])
-    print(f"\nAt full size, outputs differ from those of the original by {difference:.1e} of the largest at most.")
-    if files:
-        _print_use(arguments, files)
+            _export(discrete, inputs, _program(folder, size))
+    if folder is not None:
+        _print_use(arguments, folder)
 
 
 def _check_empty(folder: Path) -> None:
@@ -109,6 +101,14 @@ def _print_report(integral: IntegralModel) -> None:
         print(f"  {entry.name}: {entry.module} {entry.reason}")
 
 
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _program(folder: Path, size: float) -> Path:
+    return folder / f"size-{size:g}.pt2"
+
+
 def _export(discrete: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Writes a program with neither the user's classes nor this package in it, for batches of any size if it can."""
     # torch.export takes an axis of 1 for a constant.
@@ -119,18 +119,19 @@ def _export(discrete: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None
             program = torch.export.export(discrete, batch, dynamic_shapes=[{0: Dim.AUTO} for _ in batch])
             torch.export.save(program, path)
     except Exception as error:  # whatever torch.export raises
-        raise UsageError(f"--size: torch.export does not take this network (integral.pt is written)", error) from error
+        raise UsageError("--size: torch.export does not take this network (integral.pt is written)", error) from error
 
 
-def _print_use(arguments: argparse.Namespace, files: list[Path]) -> None:
-    integral, *programs = files
+def _print_use(arguments: argparse.Namespace, folder: Path) -> None:
+    examples = ", ".join(f"torch.rand{size}" for size in arguments.input)
     print(
-        "Smaller networks lose accuracy until the integral network is trained over sizes: docs/training.md.\n\nIn Python:"
+        "\nSmaller networks lose accuracy until the integral one is trained over sizes: docs/training.md.\nIn Python:"
     )
-    zeros = ", ".join(f"torch.zeros{size}" for size in arguments.input)
-    print(f"  integral = ir.convert(model, ({zeros},), order=None, fuse_bn={not arguments.keep_bn})")
-    print(f'  integral.load_state_dict(torch.load("{integral}", weights_only=True)["state_dict"])')
-    for program in programs:
-        print(f'  small = torch.export.load("{program}").module()')
-    attack = ["python", "-m", "integralrob", "attack", arguments.model, "--integral", str(integral)]
-    print(f"How robust it is at every size:\n  {shlex.join(attack)} --size 1 0.5 --data FILE --eps 8/255")
+    print(f"  integral = ir.convert(model, ({examples},), order=None, fuse_bn={not arguments.keep_bn})")
+    print(f'  integral.load_state_dict(torch.load("{folder}/integral.pt", weights_only=True)["state_dict"])')
+    for size in dict.fromkeys(arguments.size):
+        print(f'  small = torch.export.load("{_program(folder, size)}").module()')
+    command = ["python", "-m", "integralrob", "attack", arguments.model, "--integral", f"{folder}/integral.pt"]
+    if arguments.kwargs is not None:
+        command += ["--kwargs", json.dumps(arguments.kwargs)]
+    print(f"How robust a classifier is at every size:\n  {shlex.join(command)} --size 1 0.5 --data FILE --eps 8/255")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,13 @@ class UsageError(Exception):
 
 @contextmanager
 def refused_by_us() -> Iterator[None]:
-    """Errors that this package raises itself are about its arguments. Others, from inside a model, are the model's."""
+    """Errors of this package that name an argument, and those of folders. Others, from inside a model, are no usage."""
     try:
         yield
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
-        if _raised_in(error, _US):
+    except OSError as error:
+        raise UsageError(error) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        if _raised_in(error, _US) and re.match(r"[\w, ]+: ", str(error)):
             raise UsageError(error) from error
         raise
 

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from .._checks import describe
 from ..conversion import IntegralModel, convert
-from .errors import UsageError, refused_by_us
+from ..conversion.example import outputs_of
+from .errors import UsageError, refused_by_layers, refused_by_us
 from .values import keywords
 
 __all__ = [
     "add_model_to",
+    "content",
+    "convert_checked",
     "example_inputs",
     "load_integral",
     "load_model",
@@ -71,11 +74,21 @@ def load_tensors(option: str, path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UsageError(
             option,
-            f"expected tensors and plain values, as torch.save writes of a state dict, got a file with something else, "
-            f"which is not unpickled: {path}",
+            f"expected tensors and plain values, written by torch.save, got a file with other objects, which are not "
+            f"unpickled: {path}",
         ) from error
     except Exception as error:  # of many types, where the file is none of torch's or is damaged
         raise UsageError(option, f"expected a file written by torch.save, got {path}", error) from error
+
+
+def convert_checked(
+    model: nn.Module, option: str, inputs: tuple[Tensor, ...], *, order: str | None, fuse_bn: bool, progress: bool
+) -> IntegralModel:
+    """`integralrob.convert`, for inputs that come from an option."""
+    with refused_by_layers(option):
+        outputs_of(model, inputs)
+    with refused_by_us():
+        return convert(model, inputs, order=order, fuse_bn=fuse_bn, progress=progress)
 
 
 def save_integral(integral: IntegralModel, path: Path, *, shapes: Sequence[Sequence[int]], fuse_bn: bool) -> None:
@@ -88,8 +101,8 @@ def load_integral(model: nn.Module, option: str, path: Path) -> IntegralModel:
     """Converts a network as it was converted, and loads control values, orders and sizes."""
     saved = load_tensors(option, path)
     shapes, fuse_bn, state = (_entry(option, saved, key) for key in ("input", "fuse_bn", "state_dict"))
-    with refused_by_us():
-        integral = convert(model, example_inputs(model, shapes), order=None, fuse_bn=fuse_bn, progress=False)
+    inputs = example_inputs(model, option, shapes)
+    integral = convert_checked(model, option, inputs, order=None, fuse_bn=fuse_bn, progress=False)
     _load_state(integral, option, state)
     return integral
 
@@ -99,13 +112,13 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
-def example_inputs(model: nn.Module, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+def example_inputs(model: nn.Module, option: str, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Normal numbers, the same each time, one tensor for each positional argument of the model."""
     generator = torch.Generator().manual_seed(0)
     try:
         return tuple(torch.randn(*shape, generator=generator).to(model_dtype(model)) for shape in shapes)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError("--input", error) from error
+        raise UsageError(option, error) from error
 
 
 def _attribute(name: str) -> Any:
@@ -123,7 +136,7 @@ def _run_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError("MODEL", f"no such file: {path}")
     sys.path.insert(0, str(path.parent.resolve()))
-    name = f"integralrob_cli.{path.stem}"  # not the stem, which may be the name of a package
+    name = f"integralrob_cli_{path.stem}"  # not the stem, which may be the name of a package
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -160,18 +173,22 @@ def _make(attribute: Any, arguments: argparse.Namespace) -> Any:
 
 def _entry(option: str, saved: Any, key: str) -> Any:
     if not isinstance(saved, Mapping) or key not in saved:
-        raise UsageError(option, f"expected an entry {key!r}, got {_content(saved)}")
+        raise UsageError(option, f"expected an entry {key!r}, got {content(saved)}")
     return saved[key]
 
 
 def _load_state(model: nn.Module, option: str, state: Any) -> None:
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise UsageError(option, f"expected a state dict, got {_content(state)}")
+        raise UsageError(option, f"expected a state dict, got {content(state)}")
     try:
         model.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(option, f"{error}; the file has {_content(state)}") from error
+        raise UsageError(option, f"expected the state dict of the model, got {content(state)}: {error}") from error
 
 
-def _content(saved: Any) -> str:
-    return f"a dict of {', '.join(map(repr, saved))}" if isinstance(saved, Mapping) else describe(saved)
+def content(saved: Any) -> str:
+    """What an error message says of what was in a file."""
+    if not isinstance(saved, Mapping):
+        return describe(saved)
+    keys = [repr(key) for key in saved]
+    return f"a dict with {', '.join(keys[:5]) or 'nothing'}{' and so on' if len(keys) > 5 else ''}"

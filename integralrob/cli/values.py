@@ -7,9 +7,11 @@ import json
 import math
 from typing import Any
 
+import torch
+
 from ..nn.continuous_weight import MAX_UPSAMPLING
 
-__all__ = ["count", "fraction", "keywords", "number", "seed", "shape"]
+__all__ = ["count", "device", "fraction", "keywords", "number", "seed", "shape"]
 
 
 def number(text: str) -> float:
@@ -56,6 +58,15 @@ def shape(text: str) -> tuple[int, ...]:
         return tuple(count(size) for size in text.split("x"))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"expected a shape, such as 1x3x32x32, got {text!r}") from None
+
+
+def device(text: str) -> torch.device:
+    """A torch device that works here."""
+    try:
+        torch.zeros(1, device=text).item()
+    except (RuntimeError, AssertionError) as error:  # assertions are those of a torch without CUDA
+        raise argparse.ArgumentTypeError(f"expected a torch device that works here, got {text!r}: {error}") from None
+    return torch.device(text)
 
 
 def keywords(text: str) -> dict[str, Any]:
