@@ -21,7 +21,7 @@ from ..conversion import IntegralModel
 from ..conversion.example import outputs_of
 from .errors import UsageError, refused_by_layers, refused_by_us
 from .models import add_model_to, content, load_integral, load_model, load_tensors, model_dtype
-from .values import count, device, fraction, number, seed
+from .values import count, device, file, fraction, number, seed
 
 # Each attack, and what it counts, if anything.
 _ATTACKS = {"fgsm": (fgsm, None), "pgd": (pgd, "steps"), "apgd": (apgd, "steps"), "square": (square, "queries")}
@@ -36,10 +36,10 @@ def add_to(commands: Any) -> None:
         "those before: integralrob.attacks.evaluate. See docs/command_line.md.",
     )
     add_model_to(parser)
-    parser.add_argument("--integral", type=Path, metavar="FILE", help="integral.pt that `convert` wrote for MODEL")
+    parser.add_argument("--integral", type=file, metavar="FILE", help="integral.pt that `convert` wrote for MODEL")
     parser.add_argument("--size", type=fraction, nargs="+", help="of an integral network, fractions of the channels")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help=".pt with a dict, or .npz: x [N, ...], y [N]"
+        "--data", type=file, required=True, metavar="FILE", help=".pt with a dict, or .npz: x [N, ...], y [N]"
     )
     parser.add_argument("--samples", type=count, metavar="N", help="the first N only")
     parser.add_argument("--norm", choices=list(BALLS), default="linf", help="of the ball (%(default)s)")
@@ -162,7 +162,7 @@ def _samples(path: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _load_arrays(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: torch.from_numpy(file[key]) for key in ("x", "y") if key in file}
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: torch.from_numpy(archive[key]) for key in ("x", "y") if key in archive}
     except Exception as error:  # of many types, where the file is no archive, or holds objects
         raise UsageError("--data", f"expected an archive of NumPy arrays of numbers, got {path}", error) from error

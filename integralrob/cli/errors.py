@@ -47,7 +47,7 @@ def refused_by_layers(what: str) -> Iterator[None]:
     """What layers of torch's and of this package cannot compute is `what` was given. Others are the model's errors."""
     try:
         yield
-    except RuntimeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         if _raised_in(error, _US, _TORCH):
             raise UsageError(what, error) from error
         raise

@@ -20,7 +20,7 @@ from .._checks import describe
 from ..conversion import IntegralModel, convert
 from ..conversion.example import outputs_of
 from .errors import UsageError, refused_by_layers, refused_by_us
-from .values import keywords
+from .values import file, keywords
 
 __all__ = [
     "add_model_to",
@@ -44,7 +44,7 @@ def add_model_to(parser: argparse.ArgumentParser) -> None:
         "makes one; this Python code is run, and no other: files of weights and data are never unpickled",
     )
     parser.add_argument("--kwargs", type=keywords, metavar="JSON", help="""of the function: '{"num_classes": 10}'""")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict, saved by torch.save")
+    parser.add_argument("--weights", type=file, metavar="FILE", help="state dict, saved by torch.save")
     parser.add_argument("--weights-key", metavar="KEY", help="where in a checkpoint the state dict is")
 
 
@@ -69,8 +69,6 @@ def load_tensors(option: str, path: Path) -> Any:
     """What `torch.save` wrote, of tensors and plain Python values only."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UsageError(option, error) from error
     except pickle.UnpicklingError as error:
         raise UsageError(
             option,

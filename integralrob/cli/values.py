@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..nn.continuous_weight import MAX_UPSAMPLING
 
-__all__ = ["count", "device", "fraction", "keywords", "number", "seed", "shape"]
+__all__ = ["count", "device", "file", "fraction", "keywords", "number", "seed", "shape"]
 
 
 def number(text: str) -> float:
@@ -67,6 +68,13 @@ def device(text: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # assertions are those of a torch without CUDA
         raise argparse.ArgumentTypeError(f"expected a torch device that works here, got {text!r}: {error}") from None
     return torch.device(text)
+
+
+def file(text: str) -> Path:
+    """The path of a file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text}")
+    return Path(text)
 
 
 def keywords(text: str) -> dict[str, Any]:
