@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -197,11 +198,29 @@ def test_attack_at_every_size(folder: Path, keep_bn: bool, capsys: pytest.Captur
 def test_the_program_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = "attack nets:network --weights net.pt --data test.npz --eps 8/255 --attacks pgd:2 --output runs"
     program = [sys.executable, "-m", "integralrob", *shlex.split(command)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(Path(ir.__file__).parent.parent)}
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     run(f"{command} --resume")
     assert capsys.readouterr().out == done.stdout
     assert "output: expected a folder without results" in refusal(command, capsys)
+
+
+def test_the_page_of_the_documentation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its Python and its commands, in their order, with less training and on a few samples."""
+    pytest.importorskip("sklearn")
+    page = (Path(__file__).parent.parent / "docs" / "command_line.md").read_text()
+    blocks = re.findall(r"^```(python|sh)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert {language for language, _ in blocks} == {"python", "sh"}
+    names: dict[str, Any] = {}
+    for i, (language, code) in enumerate(blocks):
+        if language == "python":
+            exec(compile(code.replace("epochs=15", "epochs=1"), f"block {i}", "exec"), names)
+            few = {key: tensor[:3] for key, tensor in torch.load("test.pt", weights_only=True).items()}
+            torch.save({"x": few["x"], "y": few["y"] * 0 + 1}, "test.pt")
+        else:
+            run(code.removeprefix("python -m integralrob "))
+    assert "3 samples, linf, eps = 0.05" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------------------- bench

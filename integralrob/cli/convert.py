@@ -134,4 +134,5 @@ def _print_use(arguments: argparse.Namespace, folder: Path) -> None:
     command = ["python", "-m", "integralrob", "attack", arguments.model, "--integral", f"{folder}/integral.pt"]
     if arguments.kwargs is not None:
         command += ["--kwargs", json.dumps(arguments.kwargs)]
-    print(f"How robust a classifier is at every size:\n  {shlex.join(command)} --size 1 0.5 --data FILE --eps 8/255")
+    command += ["--size", *(f"{size:g}" for size in dict.fromkeys([1.0, *(arguments.size or [0.5])]))]
+    print(f"How robust a classifier is at every size:\n  {shlex.join(command)} --data FILE --eps 8/255")
