@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -49,6 +50,13 @@ class Tokens(nn.Module):
 
     def forward(self, x, y):
         return self.head((self.first(x) + self.second(y)).relu())
+
+class Branching(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def forward(self, x):
+        return super().forward(2 * x if x.sum() > 0 else x)
 
 class Buggy(nn.Linear):
     def forward(self, x):
@@ -108,12 +116,20 @@ def run(command: str) -> None:
     assert main(shlex.split(command)) == 0
 
 
+@pytest.mark.parametrize("command", ["", "info", "demo", "attack", "convert"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([*command.split(), "--help"])
+    assert error.value.code == 0
+    assert f"python -m integralrob {command}" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------------------ convert
 
 
 @pytest.mark.parametrize("options", ["", "--keep-bn --order none"])
 def test_convert_and_back(folder: Path, options: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run(f"convert nets.py:network --weights net.pt --input 2x1x6x6 --size 1 0.5 0.5 --output out/net {options}")
+    run(f"convert nets.py:network --weights net.pt --input 2x1x6x6 --size 0.5 0.5 --output out/net {options}")
     text = capsys.readouterr().out
     assert "0: 8 channels" in text
     assert "5: 5 is an output of the model" in text
@@ -127,11 +143,18 @@ def test_convert_and_back(folder: Path, options: str, capsys: pytest.CaptureFixt
     torch.testing.assert_close(integral(x), original(x))
     for size in (1.0, 0.5):
         integral.resize(size)
-        small = torch.export.load(f"out/net/size-{size:g}.pt2").module()
-        torch.testing.assert_close(small(x), integral(x))
         parameters = sum(p.numel() for p in integral.discretize().parameters())
         assert re.search(rf"^ +{size:g} +{parameters} +{int(8 * size)}$", text, re.MULTILINE)
-    assert {path.name for path in Path("out/net").iterdir()} == {"integral.pt", "size-1.pt2", "size-0.5.pt2"}
+    small = torch.export.load("out/net/size-0.5.pt2").module()
+    torch.testing.assert_close(small(x), integral(x))
+    assert {path.name for path in Path("out/net").iterdir()} == {"integral.pt", "size-0.5.pt2"}
+
+
+def test_convert_says_what_cannot_be_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("convert nets.py:Branching --input 1x3 --size 0.5 --output out")
+    assert "--size: torch.export does not take this network" in capsys.readouterr().err
+    assert Path("out/integral.pt").exists()
 
 
 def test_convert_takes_several_inputs_instances_and_checkpoints(
@@ -184,12 +207,11 @@ def test_attack_at_every_size(folder: Path, keep_bn: bool, capsys: pytest.Captur
         found = ir.attacks.evaluate(integral, [(x, y)], attack, eps=0.1, progress=False)
         rows.append([f"{size:g}", f"{100 * found.clean_accuracy:.2f}", f"{100 * found.robust_accuracy:.2f}"])
     capsys.readouterr()
-    torch.save(saved["state_dict"], "state.pt")
     options = "--data test.pt --eps 0.1 --attacks pgd:3 --size 1 0.5 --output runs"
     run(f"attack nets.py:network --integral out/integral.pt {options}")
-    kwargs = json.dumps({"keep_bn": keep_bn})
-    run(f"attack nets.py:integral --kwargs '{kwargs}' --weights state.pt {options} --resume")  # the same samples
-    run(f"attack nets.py:integral --kwargs '{kwargs}' --weights state.pt {options}/again")
+    made = f"nets.py:integral --kwargs '{json.dumps({'keep_bn': keep_bn})}'"
+    run(f"attack {made} --weights out/integral.pt --weights-key state_dict {options}/again")
+    run(f"attack {made} {options} --resume")  # nothing is left to attack
     lines = [line.replace("%", "").split() for line in capsys.readouterr().out.splitlines()]
     assert [line for line in lines if line[0] in ("1", "0.5")] == rows * 3
     assert len((Path("runs") / "size-0.5" / "results-0.jsonl").read_text().splitlines()) == len(x)
@@ -216,8 +238,8 @@ def test_the_page_of_the_documentation(folder: Path, capsys: pytest.CaptureFixtu
     for i, (language, code) in enumerate(blocks):
         if language == "python":
             exec(compile(code.replace("epochs=15", "epochs=1"), f"block {i}", "exec"), names)
-            few = {key: tensor[:3] for key, tensor in torch.load("test.pt", weights_only=True).items()}
-            torch.save({"x": few["x"], "y": few["y"] * 0 + 1}, "test.pt")
+            x = names["digits"].test_x[:3]
+            torch.save({"x": x, "y": names["network"](x).argmin(1)}, "test.pt")  # all wrong: nothing to attack
         else:
             run(code.removeprefix("python -m integralrob "))
     assert "3 samples, linf, eps = 0.05" in capsys.readouterr().out
@@ -397,10 +419,19 @@ def test_bugs_of_the_model_show_their_traceback(folder: Path) -> None:
     for command in (f"convert {model} {CONVERT}", f"attack {model} {ATTACK}"):
         with pytest.raises(RuntimeError, match="a bug"):
             main(shlex.split(command))
-    Path("broken.py").write_text("import no_such_package")
+    Path("broken.py").write_text("int('three')")
     for source in ("broken.py", "broken"):
+        with pytest.raises(ValueError, match="three"):
+            main(shlex.split(f"convert {source}:network {CONVERT}"))
+    Path("lacking.py").write_text("import no_such_package")
+    for source in ("lacking.py", "lacking"):
         with pytest.raises(ModuleNotFoundError, match="no_such_package"):
             main(shlex.split(f"convert {source}:network {CONVERT}"))
+
+
+def test_demo_without_its_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'integralrob[demo]'" in refusal("demo", capsys)
 
 
 def test_ctrl_c(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,15 +26,15 @@ def main(argv: list[str] | None = None) -> int:
     for command in (info, demo, bench, attack, convert):
         command.add_to(commands)
     arguments, rest = parser.parse_known_args(argv)
+    chosen: argparse.ArgumentParser = commands.choices[arguments.command]
     if arguments.command == "bench":
         arguments.handed_over = rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        chosen.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status: int | None = arguments.run(arguments)
     except UsageError as error:
-        parser.prog += f" {arguments.command}"
-        parser.error(str(error))
+        chosen.error(str(error))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

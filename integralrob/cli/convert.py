@@ -119,18 +119,25 @@ def _export(discrete: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None
             program = torch.export.export(discrete, batch, dynamic_shapes=[{0: Dim.AUTO} for _ in batch])
             torch.export.save(program, path)
     except Exception as error:  # whatever torch.export raises
-        raise UsageError("--size: torch.export does not take this network (integral.pt is written)", error) from error
+        refused = (
+            "--size: torch.export does not take this network (integral.pt is written; in Python, discretize() makes it)"
+        )
+        raise UsageError(refused, error) from error
 
 
 def _print_use(arguments: argparse.Namespace, folder: Path) -> None:
     examples = ", ".join(f"torch.rand{size}" for size in arguments.input)
+    if len(arguments.input) > 1:
+        examples = f"({examples})"
     print(
         "\nSmaller networks lose accuracy until the integral one is trained over sizes: docs/training.md.\nIn Python:"
     )
-    print(f"  integral = ir.convert(model, ({examples},), order=None, fuse_bn={not arguments.keep_bn})")
+    print(f"  integral = ir.convert(model, {examples}, order=None, fuse_bn={not arguments.keep_bn})")
     print(f'  integral.load_state_dict(torch.load("{folder}/integral.pt", weights_only=True)["state_dict"])')
     for size in dict.fromkeys(arguments.size):
         print(f'  small = torch.export.load("{_program(folder, size)}").module()')
+    if len(arguments.input) > 1:
+        return
     command = ["python", "-m", "integralrob", "attack", arguments.model, "--integral", f"{folder}/integral.pt"]
     if arguments.kwargs is not None:
         command += ["--kwargs", json.dumps(arguments.kwargs)]

@@ -72,7 +72,7 @@ def load_tensors(option: str, path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UsageError(
             option,
-            f"expected tensors and plain values, written by torch.save, got a file with other objects, which are not "
+            f"expected tensors and plain values, such as a state dict, got a file with other objects, which are not "
             f"unpickled: {path}",
         ) from error
     except Exception as error:  # of many types, where the file is none of torch's or is damaged
@@ -144,14 +144,14 @@ def _run_file(path: Path) -> ModuleType:
 
 
 def _import(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError("MODEL", f"expected package.module:attribute or file.py:attribute, got the module {name!r}")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or f"{name}.".startswith(f"{error.name}."):
             raise UsageError("MODEL", error) from error
         raise  # of an import inside of the module
-    except (TypeError, ValueError) as error:  # of names such as ".net" and "a..b"
-        raise UsageError("MODEL", f"expected package.module:attribute, got the module {name!r}") from error
 
 
 def _make(attribute: Any, arguments: argparse.Namespace) -> Any:
