@@ -148,6 +148,15 @@ def test_frank_wolfe_radius_per_group() -> None:
     assert (first.tolist(), second.tolist()) == ([[-3.0] * 3], [[-0.5] * 3])
 
 
+@pytest.mark.parametrize("norm", FRANK_WOLFE)
+def test_a_group_has_one_radius(norm: str) -> None:
+    """Not a second name for it that changes nothing."""
+    param = torch.zeros(2, 3, requires_grad=True)
+    optimizer = FRANK_WOLFE[norm][0]([{"params": [param], "epsilon": 3.0}], epsilon=1.0)
+    assert optimizer.param_groups[0]["lmo_scaling_factor"] == 3.0
+    assert "epsilon" not in optimizer.param_groups[0]
+
+
 def test_l1_steps_are_sparse_and_end_at_the_best_vertex() -> None:
     """With a linear loss the minimum over the l1 ball is at one coordinate, the steepest."""
     slope = torch.tensor([[0.1, -0.9, 0.3, 0.2]])

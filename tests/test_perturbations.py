@@ -275,6 +275,23 @@ def test_bounds_need_an_optimizer_that_projects() -> None:
         solve(bounds=(0, 1), optimizer=optim.L2ProjectedOptim, data=DATA * 0 + 1.2)
 
 
+@pytest.mark.parametrize("fail", [False, True])
+@pytest.mark.parametrize("box", [{}, {"center": torch.zeros(5, 6), "bounds": (-9, 9)}])
+def test_an_optimizer_that_exists_comes_back_without_the_bounds(fail: bool, box: dict[str, Any]) -> None:
+    perturb, model = AdditivePerturbation(DATA), Classifier()
+    optimizer = optim.LinfProjectedOptim(perturb.parameters(), epsilon=0.3, lr=0.1, **box)
+    groups = [dict(group) for group in optimizer.param_groups]
+    model.fail = fail
+    given = {"model": model, "data": DATA, "target": TARGET, "steps": 2, "bounds": (0, 1)}
+    try:
+        gradient_ascent(**given, perturbation_model=perturb, optimizer=optimizer)
+    except ArithmeticError:
+        assert fail
+    for group, before in zip(optimizer.param_groups, groups, strict=True):
+        assert group.keys() == before.keys()
+        assert all(group[name] is before[name] for name in before)
+
+
 def test_bounds_with_a_chain() -> None:
     chain = partial(
         optim.ChainedParamTransformingOptimizer,
@@ -349,6 +366,40 @@ def test_a_nan_is_never_the_best() -> None:
         lr=1.0,
     )
     assert (perturbed.tolist(), losses.tolist()) == ([1.0], [0.25])
+
+
+class Itself(nn.Module):
+    """Optimises the data, not what is added to them."""
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__()
+        self.data = nn.Parameter(data.clone())
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.data
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.data)
+
+
+def test_the_best_is_kept_where_a_model_returns_its_parameter() -> None:
+    overshooting: Any = {
+        "data": [1.0, 2.0],
+        "target": 0.0,
+        "model": lambda x: x,
+        "criterion": lambda output, _: output**2,
+        "targeted": True,
+        "lr": 1.2,
+        "optimizer": SGD,
+        "steps": 4,
+    }
+    data, losses = gradient_ascent(**overshooting, perturbation_model=Itself, use_best=True)
+    assert (data.tolist(), losses.tolist()) == ([1.0, 2.0], [1.0, 4.0])
+    found, losses = random_restart(gradient_ascent, 2)(
+        **{**overshooting, "targeted": False, "lr": 0.1}, perturbation_model=Itself(torch.tensor([1.0, 2.0]))
+    )
+    assert (found > 1).all()  # of the first run: the second starts at 0, and stays
+    torch.testing.assert_close(losses, found**2)
 
 
 @pytest.mark.parametrize(
@@ -427,6 +478,16 @@ def test_restarts_put_an_optimizer_that_exists_back() -> None:
     optimizer = optim.LinfFrankWolfe(perturb.parameters(), epsilon=3.0, param_ndim=None)
     assert starts_of(perturb, optimizer=optimizer, lr=None) == [[1.0, 1.0]] * 3
     assert optimizer.state[perturb.delta]["step"] == 1
+
+
+def test_restarts_see_what_a_partial_has() -> None:
+    perturb = AdditivePerturbation((1,), nn.init.ones_)
+    given: Any = {"data": [0.0], "target": 0.0, "model": lambda x: x, "optimizer": SGD, "lr": 0.1, "steps": 1}
+    slopes = iter([1.0, 1.0, 2.0, 2.0, 3.0, 3.0])  # two losses per run
+    solver = partial(gradient_ascent, targeted=True, perturbation_model=perturb)
+    data, losses = random_restart(solver, 3)(**given, criterion=lambda output, _: next(slopes) * output)
+    torch.testing.assert_close((data, losses), (torch.tensor([0.9]), torch.tensor([0.9])))
+    torch.testing.assert_close(perturb.delta.detach(), torch.tensor([0.7]))  # of the last run, from 1 again
 
 
 @pytest.mark.parametrize("targeted", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,8 +52,11 @@ def _with_ball(epsilon: float | Tensor, center: Tensor | None, bounds: Bounds, d
     return {"epsilon": epsilon, **box, **check_defaults(defaults)}
 
 
-def stay_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> None:
-    """Have a projecting optimizer keep ``center + parameter`` within `bounds`, now and after each step.
+@contextmanager
+def staying_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> Iterator[None]:
+    """Inside the context a projecting optimizer keeps ``center + parameter`` within `bounds`, from now on.
+
+    On leaving, also by an exception, its groups have the box that they had.
 
     Raises:
         TypeError, ValueError: it does not project, or a parameter has another shape than `center`.
@@ -69,9 +74,17 @@ def stay_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> None:
                 f"bounds: expected a perturbation like the data, {describe(center)} on {center.device}, got "
                 f"{describe(param)} on {param.device}"
             )
-    for group in optimizer.param_groups:
-        group["center"], group["bounds"] = center, bounds
-    optimizer.project()
+    groups = optimizer.param_groups
+    had: list[Group] = [{name: group[name] for name in ("center", "bounds") if name in group} for group in groups]
+    try:
+        for group in groups:
+            group["center"], group["bounds"] = center, bounds
+        optimizer.project()
+        yield
+    finally:
+        for group, box in zip(groups, had, strict=True):
+            del group["center"], group["bounds"]
+            group.update(box)
 
 
 class LinfProjectedOptim(_ProjectedOptim, SignedGradientOptim):

@@ -164,7 +164,7 @@ class ParamTransformingOptimizer(Optimizer):
                 continue
             if self._transforms("_pre_step_transform_"):
                 batch = as_batch(param, group["param_ndim"])
-                grad = batch.grad
+                grad: Any = batch.grad
                 self._pre_step_transform_(batch, optim_group=group)
                 if batch.grad is None or (batch is not param and batch.grad.data_ptr() != grad.data_ptr()):
                     raise ValueError(
