@@ -350,6 +350,13 @@ def test_an_existing_inner_optimizer() -> None:
         optim.SignedGradientOptim([other], inner)
 
 
+def test_an_inner_optimizer_of_other_groups() -> None:
+    param, other = (torch.zeros(2, 3, requires_grad=True) for _ in range(2))
+    for made in ([param], [{"params": [other], "param_ndim": 1, "grad_scale": 1.0, "grad_bias": 0.0}]):
+        with pytest.raises(ValueError, match="InnerOpt: expected an optimizer of the groups that it is given"):
+            optim.SignedGradientOptim([param], lambda _, made=made: SGD(made, lr=0.1))
+
+
 def test_what_a_user_passes_in_is_not_changed() -> None:
     group, defaults = {"params": [torch.zeros(2, 3, requires_grad=True)]}, {"epsilon": 0.5}
     optimizer = optim.L2ProjectedOptim([group], lr=0.1, defaults=defaults)

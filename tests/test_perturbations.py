@@ -336,6 +336,14 @@ def test_works_in_every_mode(mode: Any) -> None:
     assert not losses.requires_grad
 
 
+def test_a_model_of_inference_tensors_comes_back_as_it_was() -> None:
+    with torch.inference_mode():
+        model = Classifier()
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+            solve(model=model)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_data_are_not_changed_and_may_be_numpy() -> None:
     data = DATA.clone().requires_grad_()
     perturbed, _ = solve(data=data)

@@ -103,6 +103,8 @@ class ParamTransformingOptimizer(Optimizer):
         inner = InnerOpt(self.param_groups, **inner_opt_kwargs)
         if not isinstance(inner, Optimizer):
             raise TypeError(f"InnerOpt: expected an Optimizer or a callable that makes one, got {describe(inner)}")
+        if _members(inner) != _members(self) or any(self.defaults.keys() - group for group in inner.param_groups):
+            raise ValueError("InnerOpt: expected an optimizer of the groups that it is given, got one of others")
         inner.defaults.update(self.defaults)
         self._share(inner)
 
@@ -111,10 +113,7 @@ class ParamTransformingOptimizer(Optimizer):
             names = ", ".join(inner_opt_kwargs)
             raise TypeError(f"InnerOpt: expected a type to go with {names}, got {type(inner).__name__} that exists")
         super().__init__(inner.param_groups if params is None else params, defaults)
-        own, theirs = (
-            [id(param) for group in optimizer.param_groups for param in group["params"]] for optimizer in (self, inner)
-        )
-        if own != theirs:
+        if _members(self) != _members(inner):
             raise ValueError("params: expected those of the InnerOpt that exists, or None, got others")
         completed = [{**self.defaults, **group} for group in inner.param_groups]
         for group in completed:
@@ -318,6 +317,10 @@ class ChainedParamTransformingOptimizer(ParamTransformingOptimizer):
 
     def _name(self) -> str:
         return " ○ ".join(link._name() for link in reversed(self.chain))
+
+
+def _members(optimizer: Optimizer) -> list[int]:
+    return [id(param) for group in optimizer.param_groups for param in group["params"]]
 
 
 def state_to_copy(optimizer: Optimizer) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def gradient_ascent(
     bounds = check_bounds(bounds)
     losses_of = criterion or functools.partial(F.cross_entropy, reduction="none")
 
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model), ExitStack() as stack:
+    with frozen(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         data = torch.as_tensor(data)
         additive = perturbation_model is AdditivePerturbation  # others may take indices, bytes, ...
         data = _usable(check_tensor("data", data, floating=additive and not data.is_complex()))
