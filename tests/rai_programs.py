@@ -480,6 +480,13 @@ def _(package: Any) -> Any:
     return list(trajectory(partial(Own, lr=0.5, param_ndim=None), normal(2, 3)))
 
 
+for name in ("L1NormedGradientOptim", "L2NormedGradientOptim"):
+
+    @program(f"{name}, with a least divisor")
+    def _(package: Any, name: str = name) -> Any:
+        return list(trajectory(partial(getattr(package.optim, name), lr=0.1, div_by_zero_eps=5.0), normal(2, 3)))
+
+
 @program("a transformation that removes the gradient")
 def _(package: Any) -> Any:
     class Own(package.optim.ParamTransformingOptimizer):  # type: ignore[name-defined, misc]
