@@ -480,6 +480,19 @@ def _(package: Any) -> Any:
     return list(trajectory(partial(Own, lr=0.5, param_ndim=None), normal(2, 3)))
 
 
+@program("draws for q")
+def _(package: Any) -> Any:
+    generator = seeded(5)
+    shares = (0.3, 0.0, 0.2)
+    groups = [{"params": [normal(2, 20, seed=seed).requires_grad_()], "dq": dq} for seed, dq in enumerate(shares)]
+    optimizer = package.optim.L1qNormedGradientOptim(groups, q=0.5, lr=0.1, generator=generator)
+    for step in range(2):
+        for seed, group in enumerate(groups):
+            group["params"][0].grad = normal(2, 20, seed=10 * step + seed)
+        optimizer.step()
+    return [*(group["params"][0] for group in groups), torch.rand(1, generator=generator)]
+
+
 for name in ("L1NormedGradientOptim", "L2NormedGradientOptim"):
 
     @program(f"{name}, with a least divisor")

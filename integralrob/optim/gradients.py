@@ -65,7 +65,7 @@ class SignedGradientOptim(ParamTransformingOptimizer):
             param.grad.sign_()
 
 
-class _NormedGradientOptim(ParamTransformingOptimizer):
+class NormedGradientOptim(ParamTransformingOptimizer):
     """Steps along the gradient divided by the norm of each row; rows of zeros stay."""
 
     p: int
@@ -104,7 +104,7 @@ class _NormedGradientOptim(ParamTransformingOptimizer):
             param.grad.mul_(norms.reciprocal_())  # half as long as a division
 
 
-class L1NormedGradientOptim(_NormedGradientOptim):
+class L1NormedGradientOptim(NormedGradientOptim):
     """Steps along the gradient divided by its l1 norm.
 
     Args:
@@ -127,7 +127,7 @@ class L1NormedGradientOptim(_NormedGradientOptim):
     p = 1
 
 
-class L2NormedGradientOptim(_NormedGradientOptim):
+class L2NormedGradientOptim(NormedGradientOptim):
     """Steps along the gradient divided by its l2 norm, also where its squares are beyond the range of its type.
 
     Args:
@@ -171,8 +171,8 @@ class _SparseGradientOptim(ParamTransformingOptimizer):
         check_share("q", group["q"])
         check_share("dq", group["dq"])
 
-    def _largest(self, grad: Tensor, group: Group) -> Tensor | None:
-        """Signs of the largest entries of each row, divided by their number, 0 elsewhere; None if none is to be kept.
+    def _largest(self, grad: Tensor, group: Group) -> Tensor:
+        """Signs of the largest entries of each row, divided by their number, 0 elsewhere.
 
         With dq, q is drawn anew for each parameter.
         """
@@ -183,9 +183,9 @@ class _SparseGradientOptim(ParamTransformingOptimizer):
             q = least + (most - least) * draw
         length = grad.shape[1:].numel()
         k = round((1 - q) * length)
-        if k == 0 or grad.numel() == 0:
-            return None
         origin = torch.zeros_like(grad)
+        if k == 0 or grad.numel() == 0:
+            return origin
         return l1_step(origin, grad, origin, eps=torch.inf, step_size=1.0, k=k, bounds=None)
 
 
@@ -231,13 +231,9 @@ class TopQGradientOptimizer(_SparseGradientOptim):
         super().__init__(params, InnerOpt, q, dq, generator, defaults, param_ndim=param_ndim, **inner_opt_kwargs)
 
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
-        if param.grad is None:
-            return
-        largest = self._largest(param.grad.abs() if param.grad.is_complex() else param.grad, optim_group)
-        if largest is None:
-            param.grad.zero_()
-        else:
-            param.grad.masked_fill_(largest == 0, 0)
+        if param.grad is not None:
+            real = param.grad.abs() if param.grad.is_complex() else param.grad
+            param.grad.masked_fill_(self._largest(real, optim_group) == 0, 0)
 
 
 class L1qNormedGradientOptim(_SparseGradientOptim):
@@ -297,32 +293,12 @@ class L1qNormedGradientOptim(_SparseGradientOptim):
         )
 
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
-        if param.grad is None:
-            return
-        largest = self._largest(param.grad, optim_group)
-        if largest is None:
-            param.grad.zero_()
-        else:
-            param.grad.copy_(largest)
+        if param.grad is not None:
+            param.grad.copy_(self._largest(param.grad, optim_group))
 
 
-class ClampedGradientOptimizer(ParamTransformingOptimizer):
-    """Steps along the gradient with each entry limited to a range.
-
-    Args:
-        params, InnerOpt, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
-        clamp_min, clamp_max: the range; one of them may be None.
-        param_ndim: without effect, entries being independent; for subclasses.
-
-    >>> x = torch.ones(2, requires_grad=True)
-    >>> optimizer = ClampedGradientOptimizer([x], lr=1.0, clamp_min=-1.0, clamp_max=3.0)
-    >>> x.backward(gradient=torch.tensor([-0.5, 10]))
-    >>> optimizer.step()
-    >>> x.grad
-    tensor([-0.5000,  3.0000])
-    >>> x
-    tensor([ 1.5000, -2.0000], requires_grad=True)
-    """
+class ClampingOptimizer(ParamTransformingOptimizer):
+    """Groups with a range ``clamp_min <= clamp_max``, of which one may be None."""
 
     def __init__(
         self,
@@ -340,24 +316,38 @@ class ClampedGradientOptimizer(ParamTransformingOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        check_range(group)
+        least, most = group["clamp_min"], group["clamp_max"]
+        if least is None and most is None:
+            raise ValueError("clamp_min: expected a number for it, for clamp_max or for both, got None")
+        if least is not None:
+            check_real("clamp_min", least)
+        if most is not None:
+            check_real("clamp_max", most)
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"clamp_min: expected at most clamp_max, {most}, got {least}")
+
+
+class ClampedGradientOptimizer(ClampingOptimizer):
+    """Steps along the gradient with each entry limited to a range.
+
+    Args:
+        params, InnerOpt, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
+        clamp_min, clamp_max: the range; one of them may be None.
+        param_ndim: without effect, entries being independent; for subclasses.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> optimizer = ClampedGradientOptimizer([x], lr=1.0, clamp_min=-1.0, clamp_max=3.0)
+    >>> x.backward(gradient=torch.tensor([-0.5, 10]))
+    >>> optimizer.step()
+    >>> x.grad
+    tensor([-0.5000,  3.0000])
+    >>> x
+    tensor([ 1.5000, -2.0000], requires_grad=True)
+    """
 
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
         if param.grad is not None:
             param.grad.clamp_(optim_group["clamp_min"], optim_group["clamp_max"])
-
-
-def check_range(group: Group) -> None:
-    """``clamp_min <= clamp_max``, of which one may be None."""
-    least, most = group["clamp_min"], group["clamp_max"]
-    if least is None and most is None:
-        raise ValueError("clamp_min: expected a number for it, for clamp_max or for both, got None")
-    if least is not None:
-        check_real("clamp_min", least)
-    if most is not None:
-        check_real("clamp_max", most)
-    if least is not None and most is not None and least > most:
-        raise ValueError(f"clamp_min: expected at most clamp_max, {most}, got {least}")
 
 
 def row_norms(rows: Tensor, p: int) -> Tensor:
