@@ -389,6 +389,13 @@ for name in (*FRANK_WOLFE, "L1qFrankWolfe"):
             getattr(package.optim, name)([torch.ones(2, 2, requires_grad=True)], **given)
 
 
+for name, options in {"FrankWolfe": {}, "L1FrankWolfe": {"epsilon": 1.5}, "LinfFrankWolfe": {"epsilon": 1.5}}.items():
+
+    @program(f"{name}, with a least divisor")
+    def _(package: Any, name: str = name, options: dict[str, Any] = options) -> Any:
+        return list(trajectory(partial(getattr(package.optim, name), div_by_zero_eps=3.5, **options), normal(2, 3)))
+
+
 @program("FrankWolfe")
 def _(package: Any) -> Any:
     return list(trajectory(partial(package.optim.FrankWolfe, lmo_scaling_factor=0.5), normal(2, 3), steps=4))

@@ -243,6 +243,16 @@ def test_perturbed_data_keep_to_ball_and_bounds(norm: str, use_best: bool) -> No
 
 
 @pytest.mark.parametrize("norm", PROJECTED)
+def test_the_start_is_projected(norm: str) -> None:
+    kind, order, epsilon = PROJECTED[norm]
+    start = partial(AdditivePerturbation, init_fn=nn.init.uniform_, a=-9, b=9)
+    box = {"bounds": (0, 1), "perturbation_model": start}
+    perturbed, _ = solve(optimizer=kind, epsilon=epsilon, param_ndim=-1, steps=0, **box)
+    assert (sizes(perturbed - DATA, order) <= epsilon * (1 + 1e-6)).all()
+    assert (sizes(perturbed - DATA, order) > 0).all()
+
+
+@pytest.mark.parametrize("norm", PROJECTED)
 def test_the_optimum_of_a_linear_loss(norm: str) -> None:
     """Without bounds ``eps · ‖w‖_*``, the dual norm."""
     kind, order, epsilon = PROJECTED[norm]
