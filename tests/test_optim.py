@@ -130,6 +130,14 @@ def test_frank_wolfe_stays_in_the_ball(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", FRANK_WOLFE)
+def test_frank_wolfe_with_one_radius_per_row(norm: str) -> None:
+    kind, order = FRANK_WOLFE[norm]
+    epsilon = torch.linspace(0.1, 0.8, 8)  # param_ndim=1 makes eight rows of it
+    result, _ = stepped(kind, torch.zeros(2, 4, 5), normal(2, 4, 5), epsilon=epsilon, param_ndim=1)
+    torch.testing.assert_close(norms(result.view(8, 5), order), epsilon.double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", FRANK_WOLFE)
 def test_frank_wolfe_finds_the_minimum_of_a_linear_function(norm: str) -> None:
     kind, order = FRANK_WOLFE[norm]
     slope = normal(3, 8)
