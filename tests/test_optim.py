@@ -417,6 +417,14 @@ def test_state_dicts_go_on_alike(name: str) -> None:
     assert torch.equal(*params)
 
 
+def test_links_of_a_chain_share_what_is_loaded() -> None:
+    chain: Any = EVERY["chain"]([normal(3, 4).requires_grad_()])
+    chain.load_state_dict(chain.state_dict())
+    for link in (*chain.chain, *copy.deepcopy(chain).chain):
+        assert link.param_groups is link.inner_opt.param_groups
+        assert link.state is link.inner_opt.state
+
+
 def test_a_closure_sees_gradients_as_they_are() -> None:
     param = normal(2, 3).requires_grad_()
     optimizer = optim.SignedGradientOptim([param], torch.optim.LBFGS, lr=0.1, max_iter=3)
