@@ -521,6 +521,11 @@ def test_a_nan_is_never_the_best_restart(targeted: bool) -> None:
     assert losses[:2].tolist() == ([0.0, 1.0] if targeted else [1.0, 2.0])
 
 
+def test_the_first_of_equals_is_kept() -> None:
+    runs = iter([(torch.tensor([[1.0]]), torch.tensor([3.0])), (torch.tensor([[2.0]]), torch.tensor([3.0]))])
+    assert random_restart(lambda: next(runs), 2)()[0].tolist() == [[1.0]]
+
+
 def test_more_restarts_never_weaken() -> None:
     start = partial(AdditivePerturbation, init_fn=uniform_like_l2_n_ball_)
     losses = [
