@@ -130,6 +130,14 @@ def test_frank_wolfe_stays_in_the_ball(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", FRANK_WOLFE)
+def test_frank_wolfe_with_one_radius_per_row(norm: str) -> None:
+    kind, order = FRANK_WOLFE[norm]
+    epsilon = torch.linspace(0.1, 0.8, 8)  # param_ndim=1 makes eight rows of it
+    result, _ = stepped(kind, torch.zeros(2, 4, 5), normal(2, 4, 5), epsilon=epsilon, param_ndim=1)
+    torch.testing.assert_close(norms(result.view(8, 5), order), epsilon.double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", FRANK_WOLFE)
 def test_frank_wolfe_finds_the_minimum_of_a_linear_function(norm: str) -> None:
     kind, order = FRANK_WOLFE[norm]
     slope = normal(3, 8)
@@ -146,6 +154,15 @@ def test_frank_wolfe_radius_per_group() -> None:
     first.grad, second.grad = torch.ones(1, 3), torch.ones(1, 3)
     optimizer.step()
     assert (first.tolist(), second.tolist()) == ([[-3.0] * 3], [[-0.5] * 3])
+
+
+@pytest.mark.parametrize("norm", FRANK_WOLFE)
+def test_a_group_has_one_radius(norm: str) -> None:
+    """Not a second name for it that changes nothing."""
+    param = torch.zeros(2, 3, requires_grad=True)
+    optimizer = FRANK_WOLFE[norm][0]([{"params": [param], "epsilon": 3.0}], epsilon=1.0)
+    assert optimizer.param_groups[0]["lmo_scaling_factor"] == 3.0
+    assert "epsilon" not in optimizer.param_groups[0]
 
 
 def test_l1_steps_are_sparse_and_end_at_the_best_vertex() -> None:
@@ -341,6 +358,13 @@ def test_an_existing_inner_optimizer() -> None:
         optim.SignedGradientOptim([other], inner)
 
 
+def test_an_inner_optimizer_of_other_groups() -> None:
+    param, other = (torch.zeros(2, 3, requires_grad=True) for _ in range(2))
+    for made in ([param], [{"params": [other], "param_ndim": 1, "grad_scale": 1.0, "grad_bias": 0.0}]):
+        with pytest.raises(ValueError, match="InnerOpt: expected an optimizer of the groups that it is given"):
+            optim.SignedGradientOptim([param], lambda _, made=made: SGD(made, lr=0.1))
+
+
 def test_what_a_user_passes_in_is_not_changed() -> None:
     group, defaults = {"params": [torch.zeros(2, 3, requires_grad=True)]}, {"epsilon": 0.5}
     optimizer = optim.L2ProjectedOptim([group], lr=0.1, defaults=defaults)
@@ -391,6 +415,14 @@ def test_state_dicts_go_on_alike(name: str) -> None:
         param.grad = normal(3, 4, seed=9)
         optimizer.step()
     assert torch.equal(*params)
+
+
+def test_links_of_a_chain_share_what_is_loaded() -> None:
+    chain: Any = EVERY["chain"]([normal(3, 4).requires_grad_()])
+    chain.load_state_dict(chain.state_dict())
+    for link in (*chain.chain, *copy.deepcopy(chain).chain):
+        assert link.param_groups is link.inner_opt.param_groups
+        assert link.state is link.inner_opt.state
 
 
 def test_a_closure_sees_gradients_as_they_are() -> None:
