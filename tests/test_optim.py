@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -216,20 +217,32 @@ def test_l2_norms_of_what_has_no_square(scale: float, rows: int) -> None:
     torch.testing.assert_close(normed, torch.tensor([[0.6, -0.8]]).repeat(rows, 1))
 
 
-def test_ties_are_all_kept() -> None:
-    grad = torch.tensor([[1.0, -2.0, 2.0, -2.0, 0.0]])
-    _, kept = stepped(optim.TopQGradientOptimizer, torch.zeros(1, 5), grad, q=0.6, lr=0.1)
-    assert kept.tolist() == [[0.0, -2.0, 2.0, -2.0, 0.0]]
-    _, shared = stepped(optim.L1qNormedGradientOptim, torch.zeros(1, 5), grad, q=0.6, lr=0.1)
-    torch.testing.assert_close(shared, torch.tensor([[0.0, -1.0, 1.0, -1.0, 0.0]]) / 3)
+def test_of_ties_the_first_are_kept() -> None:
+    grad = torch.tensor([[1.0, -2.0, 2.0, -2.0, 0.0], [3.0, 0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, math.nan, 1.0]])
+    _, kept = stepped(optim.TopQGradientOptimizer, torch.zeros(3, 5), grad, q=0.6, lr=0.1)
+    assert kept[:2].tolist() == [[0.0, -2.0, 2.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0, 0.0]]
+    assert torch.equal(kept[2].isnan(), grad[2].isnan())
+    _, shared = stepped(optim.L1qNormedGradientOptim, torch.zeros(3, 5), grad, q=0.6, lr=0.1)
+    assert shared[:2].tolist() == [[0.0, -0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]]
+    assert shared[2].isnan().all()
+
+
+def test_top_q_of_signs_is_sparse() -> None:
+    param = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    links = (optim.SignedGradientOptim, partial(optim.TopQGradientOptimizer, q=0.9))
+    optimizer = optim.ChainedParamTransformingOptimizer(*links, params=[param], lr=1.0)
+    param.grad = normal(2, 3, 8, 8, seed=0)
+    optimizer.step()
+    assert param.count_nonzero(dim=(1, 2, 3)).tolist() == [19, 19]
 
 
 @given(seed=st.integers(0, 2**16), length=st.integers(1, 40), q=st.floats(0, 1))
 def test_top_q_keeps_as_many_as_it_says(seed: int, length: int, q: float) -> None:
     grad = normal(3, length, seed=seed)
+    grad[0] = (2 * grad[0]).round()  # with ties and zeros
     _, kept = stepped(optim.TopQGradientOptimizer, torch.zeros(3, length), grad, q=q, lr=0.1)
     count = round((1 - q) * length)
-    expected = grad.abs().topk(count, dim=1).indices
+    expected = grad.abs().sort(dim=1, descending=True, stable=True).indices[:, :count]
     assert torch.equal(kept, torch.zeros(3, length).scatter(1, expected, grad.gather(1, expected)))
 
 

@@ -186,7 +186,20 @@ class _SparseGradientOptim(ParamTransformingOptimizer):
         origin = torch.zeros_like(grad)
         if k == 0 or grad.numel() == 0:
             return origin
-        return l1_step(origin, grad, origin, eps=torch.inf, step_size=1.0, k=k, bounds=None)
+        kept = l1_step(origin, grad, origin, eps=torch.inf, step_size=1.0, k=k, bounds=None)
+        surplus = kept.flatten(1).count_nonzero(1) > k
+        if grad.device.type == "cpu" and not surplus.any():  # elsewhere, to look would be to wait
+            return kept
+        first = _first(kept.flatten(1), grad.abs().flatten(1), k)
+        return torch.where(surplus[:, None], first, kept.flatten(1)).view_as(kept)
+
+
+def _first(kept: Tensor, size: Tensor, k: int) -> Tensor:
+    """k of the entries that are kept in each row ``[N, d]``: of those that tie with the least of them, the first."""
+    least = size.masked_fill(kept == 0, torch.inf).amin(1, keepdim=True)
+    above, ties = size > least, size == least
+    chosen = above | (ties & (ties.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return torch.where(kept.isnan().any(1, keepdim=True), kept, kept.sign() * chosen / k)
 
 
 class TopQGradientOptimizer(_SparseGradientOptim):
@@ -195,7 +208,7 @@ class TopQGradientOptimizer(_SparseGradientOptim):
     Args:
         params, InnerOpt, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
         q: the share of entries that is dropped, from 0 to 1: of d entries ``round((1 - q) · d)`` are kept, the largest
-            in magnitude, and those that tie with the last of them.
+            in magnitude, of equal ones the first.
         dq: where above 0, each step draws q uniformly from ``[q - dq, q + dq]``, limited to ``[0, 1]``.
         param_ndim: what is sparse by itself, as of `ParamTransformingOptimizer`.
         generator: source of these draws. One on a GPU makes each step wait for it.
