@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -103,6 +104,20 @@ def test_trades(linear: nn.Linear, batch: Any, beta: float) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize(("function", "options"), [(adversarial_loss, {"clean": 0.5}), (trades_loss, {})])
+def test_normalised_inputs(linear: nn.Linear, batch: Any, function: Callable[..., Tensor], options: Any) -> None:
+    """`mean` and `std` hold for the losses as for the attack."""
+
+    class Normalised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return linear((x - 0.4) / 0.25)
+
+    options |= {"eps": EPS, "steps": 3}
+    loss = function(linear, *batch, mean=0.4, std=0.25, generator=rng(), **options)
+    expected = function(Normalised(), *batch, generator=rng(), **options)
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize("function", [adversarial_loss, trades_loss])
 def test_the_model_keeps_its_flags_and_learns(function: Callable[..., Tensor]) -> None:
     model = nn.Sequential(
@@ -163,13 +178,18 @@ def test_training_over_random_sizes_makes_every_size_robust() -> None:
         (adversarial_loss, "starts", {"starts": 0}),
         (adversarial_loss, "clean", {"clean": 1.5}),
         (adversarial_loss, "clean", {"clean": float("nan")}),
+        (adversarial_loss, "x", {"x": torch.zeros(3, 2, dtype=torch.int64)}),
         (adversarial_loss, "criterion", {"criterion": "ce"}),
+        (adversarial_loss, "criterion", {"criterion": partial(cross_entropy, reduction="none")}),
+        (adversarial_loss, "criterion", {"criterion": lambda logits, y: 1.0}),
         (adversarial_loss, "attack", {"attack": "pgd"}),
         (adversarial_loss, "eps", {"eps": -1}),
         (trades_loss, "model", {"model": 1}),
         (trades_loss, "beta", {"beta": -1}),
         (trades_loss, "attack", {"attack": None}),
+        (trades_loss, "x", {"x": torch.zeros(3, 2, dtype=torch.int64)}),
         (trades_loss, "loss", {"loss": "ce"}),
+        (trades_loss, "early_stop", {"early_stop": True}),
         (trades_loss, "eps", {"eps": -1}),
     ],
 )

@@ -278,6 +278,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("fn", {"fn": lambda delta: 1.0}),
     ("fn", {"fn": lambda delta: delta.sum()}),
     ("fn", {"fn": lambda delta: delta[1:]}),
+    ("fn", {"fn": lambda delta: torch.zeros(len(delta), len(delta)), "chunk": 31}),
     ("fn", {"fn": lambda delta: delta.to(torch.complex64)}),
     ("sampler", {"sampler": 1}),
     ("sampler", {"sampler": lambda n, generator: torch.zeros(n + 1)}),
@@ -405,6 +406,17 @@ def test_smoothing_gives_the_model_back_as_it_was() -> None:
     assert (model.training, model[1].training, model[2].training) == (True, False, True)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_nothing_is_certain_of_nan() -> None:
+    def broken(x: Tensor) -> Tensor:  # whenever the first value is negative: for half of the noise
+        return torch.stack([torch.zeros(len(x)), x[:, 0].sqrt()], dim=1)
+
+    x = torch.tensor([[0.0], [math.nan]])
+    result = smoothed_certify(broken, x, sigma=1.0, samples=1000, generator=rng())
+    assert (result.classes == ABSTAIN).all()
+    assert (result.radius == 0).all()
+    assert smoothed_predict(broken, x, sigma=1.0, generator=rng()).tolist() == [1, ABSTAIN]
 
 
 @pytest.mark.parametrize("function", [smoothed_predict, smoothed_certify])
