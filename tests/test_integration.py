@@ -327,6 +327,8 @@ def test_the_largest_dimension_of_sobol_points_works() -> None:
         ("eps", lambda: UniformBall("l2", torch.zeros(2, 2), torch.tensor([1.0, math.nan]))),
         ("eps", lambda: UniformBall("l2", torch.zeros(2, 2), torch.ones(3))),
         ("sigma", lambda: Gaussian(torch.zeros(1, 2), -1.0)),
+        ("points", lambda: BALL.from_cube(torch.zeros(1, 7, dtype=torch.float64))),
+        ("points", lambda: BALL.from_cube(torch.ones(1, 3))),
     ],
 )
 def test_bad_samplers_name_their_argument(name: str, make: Callable[[], Any]) -> None:
