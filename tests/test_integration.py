@@ -392,9 +392,10 @@ def test_bounds_are_those_of_clopper_and_pearson(hits: int, samples: int) -> Non
     assert result.probability.item() == pytest.approx(bound, rel=1e-9)
     assert result.radius.item() == pytest.approx(2 * stats.norm.ppf(bound) if bound > 0.5 else 0, rel=1e-9)
     assert result.classes.item() == (1 if bound > 0.5 else ABSTAIN)
-    for alpha in (1e-4, 0.01, 0.2):
+    p_value = stats.binomtest(hits, samples, 0.5).pvalue
+    for alpha in (1e-4, 0.01, 0.2, p_value * (1 - 1e-9), min(p_value * (1 + 1e-9), 0.9)):
         predicted = smoothed_predict(Scripted(0, hits), torch.zeros(1, 1), sigma=2.0, samples=samples, alpha=alpha)
-        sure = stats.binomtest(hits, samples, 0.5).pvalue <= alpha
+        sure = p_value <= alpha
         assert predicted.item() == (int(hits > samples / 2) if sure else ABSTAIN)
 
 
