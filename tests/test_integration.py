@@ -400,13 +400,13 @@ def test_bounds_are_those_of_clopper_and_pearson(hits: int, samples: int) -> Non
 
 
 def test_smoothing_gives_the_model_back_as_it_was() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x = torch.rand(2, 1, 2, 2, generator=rng())
     smoothed_predict(model, x, sigma=0.5, samples=20, generator=rng())
     smoothed_certify(model, x, sigma=0.5, samples=20, generator=rng())
-    assert (model.training, model[1].training, model[2].training) == (True, False, True)
+    assert [module.training for module in (model, *model)] == [True, True, False, True, True]
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
