@@ -101,6 +101,10 @@ class Run:
         search.bar.update()
         if not self.records:
             return
+        if search.early_stop:
+            # As if broken samples left at once: when they do depends on the rest of the batch.
+            broken = search.best.success if self.rows is None else search.best.success[self.rows]
+            gain, success = gain.masked_fill(broken, torch.nan), success & ~broken
         if self.rows is None:
             search.trace[self.number, self.step] = gain
         else:
