@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from .._checks import check_bool, check_choice, check_int
 from ._arguments import check_finite_per_sample, check_k
 from ._problem import Problem
 from ._rows import Rows
-from ._search import searching
+from ._search import Run, searching
 from .balls import PerSample
 from .losses import LossFunction
 from .result import AttackResult
@@ -40,6 +41,7 @@ def pgd(
     index: Tensor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> AttackResult:
     r"""Projected gradient descent: the worst case of a loss over a ball of perturbations, searched by projected ascent.
 
@@ -146,16 +148,15 @@ def pgd(
         early_stop=early_stop,
         last_only=last_only,
         progress=progress,
+        cuda_graph=cuda_graph,
     ) as search:
         for run in search.runs():
             state = run.take(start)
             if random_start:
                 state = replace(state, x_adv=run.random_start())
+            advance = run.repeated(partial(_advance, run))
             for _ in range(steps):
-                _, grad = run.climb(state.x_adv)
-                options = {} if state.k is None else {"k": state.k}
-                x_adv = run.problem.step(state.x_adv, grad, state.step_size, **options)
-                state = run.go_on(replace(state, x_adv=x_adv))
+                state = run.go_on(advance(state))
                 if not len(state.x_adv):
                     break
             else:
@@ -168,3 +169,10 @@ class _State(Rows):
     x_adv: Tensor
     step_size: PerSample
     k: int | Tensor | None
+
+
+def _advance(run: Run, state: _State) -> _State:
+    """The state after a step."""
+    _, grad = run.climb(state.x_adv)
+    options = {} if state.k is None else {"k": state.k}
+    return replace(state, x_adv=run.problem.step(state.x_adv, grad, state.step_size, **options))
