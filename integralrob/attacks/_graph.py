@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -21,11 +22,17 @@ def check_cuda_graph(cuda_graph: Any, x: Tensor, early_stop: bool) -> bool:
     """A bool; True only for samples on a GPU whose number stays as it is."""
     if not check_bool("cuda_graph", cuda_graph):
         return False
-    if x.device.type != "cuda":
-        raise ValueError(f"cuda_graph: expected False but for x on a CUDA device, got True with x on {x.device}")
     if early_stop:
         raise ValueError("cuda_graph: expected False with early_stop=True, by which batches shrink, got True")
+    if x.device.type != "cuda":
+        raise ValueError(f"cuda_graph: expected False but for x on a CUDA device, got True with x on {x.device}")
     return True
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> cuda.Stream:
+    """The same for all: libraries keep memory for every stream that they have worked on."""
+    return cuda.Stream(device)
 
 
 class Replayed(Generic[State]):
@@ -41,7 +48,7 @@ class Replayed(Generic[State]):
 
     def __init__(self, iteration: Callable[[State], State], device: torch.device) -> None:
         self.iteration = iteration
-        self.stream = cuda.Stream(device)
+        self.stream = _side_stream(device)
         self.warm_up = WARM_UP
         self.graph: cuda.CUDAGraph | None = None
         self.state: State | None = None

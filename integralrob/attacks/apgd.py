@@ -70,16 +70,19 @@ def apgd(
             targeted DLR loss; untargeted otherwise: any class but `y` is a success. With ``loss="dlr"``; at most K - 1.
         restarts: number of runs, of runs for each target.
         rho: share of steps that must raise the gain, from 0 to 1.
+        cuda_graph: as in `pgd`. There is a graph for the steps of a run, without the first one and the checkpoints; in
+            l1, for each radius, one for the steps that end at a checkpoint and one for those that do not.
 
     Returns:
         `AttackResult`; its trace is ``[restarts · targets, points, B]``, with ``steps + 1`` points, in l1 those in the
         ball of radius `eps` only.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it.
+        TypeError, ValueError, RuntimeError: as in `pgd`.
 
     Complexity: ``restarts · targets · steps`` gradients (in l1 with one evaluation more for each new radius), and as
-    many evaluations as runs, and with `targets` one more. The loop never waits for the device, but with `early_stop`.
+    many evaluations as runs, and with `targets` one more. The loop never waits for the device, but with `early_stop`
+    and `cuda_graph`.
 
     Sources: F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020; l1: "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers",

@@ -94,6 +94,13 @@ def pgd(
             sample follow from the generator's state and its own number, however samples are split into batches.
         generator: source of randomness, one number of it, for the CPU or the device of `x`; None is torch's global one.
         progress: show a bar with the steps.
+        cuda_graph: launch a step as one CUDA graph instead of kernel by kernel: the same result, sooner where kernels
+            are shorter than their launches, as those of small models or batches are. For `x` on a GPU, without
+            `early_stop`. A graph has to be able to hold model and loss: all on the device of `x`, no wait for it
+            (`.item()`, branches on values, masks as indices), no numbers from the host, shapes and addresses that stay.
+            In each run the first three steps are launched as ever, on another stream, and one is captured, which waits
+            for the device; after that the Python code of model and loss, hooks included, does not run until the end.
+            Takes the memory of one more step, and of two more tensors of the size of `x`.
 
     Returns:
         `AttackResult`; its trace is ``[restarts, steps + 1, B]``, NaN where a sample had gone. An empty batch gives an
@@ -102,9 +109,11 @@ def pgd(
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it. Nothing has run then, but the model
             once where its output or the range of `y` is at fault.
+        RuntimeError: with `cuda_graph`, a graph cannot hold the model or the loss.
 
     Complexity: ``restarts · steps + 1`` gradients and ``restarts`` more evaluations of the model; memory for the graph
-    of one batch and six tensors of the size of `x`. The loop never waits for the device.
+    of one batch and six tensors of the size of `x`. The loop never waits for the device, but as `early_stop` and
+    `cuda_graph` say.
 
     Sources: A. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; l1: F. Tramèr,
     D. Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019, and F. Croce, M. Hein,
