@@ -102,11 +102,8 @@ class Run:
         search = self.search
         if not self.records:
             return
-        trace = search.trace[self.number]
-        if self.rows is None:
-            trace.index_copy_(0, self.point, gain[None])
-        else:
-            trace[self.point, self.rows] = gain
+        at = (self.point,) if self.rows is None else (self.point, self.rows)
+        search.trace[self.number][at] = gain
         self.point += 1
         if not candidate:
             return
@@ -124,12 +121,10 @@ class Run:
         return Replayed(iteration, self.problem.x.device) if self.search.cuda_graph else iteration
 
     def go_on(self, state: State) -> State:
-        """What is to be done between iterations, and the state of the samples that are left.
+        """After an iteration: the bar moves, and this is the state of the samples that are left.
 
-        With `early_stop`, broken ones leave.
-
-        They do so once they are a quarter of the batch, so that its size seldom changes. To look at that is the one
-        thing in a run that waits for the device.
+        With `early_stop`, broken ones leave once they are a quarter of the batch, so that its size seldom changes. To
+        look at that is the one thing in a run that waits for the device.
         """
         search = self.search
         search.bar.update()
