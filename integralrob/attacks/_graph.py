@@ -72,7 +72,7 @@ class Replayed(Generic[State]):
     def _captured(self, state: State) -> cuda.CUDAGraph:
         """A graph that replaces the state by the next one."""
         graph = cuda.CUDAGraph()
-        # Casts of weights that autocast kept would be made in the memory of the graph, for what comes after it as well.
+        # Autocast keeps casts of weights, here in the memory of the graph, which what comes later would read as well.
         autocast = torch.autocast(
             "cuda",
             dtype=torch.get_autocast_dtype("cuda"),
