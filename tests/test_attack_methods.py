@@ -148,14 +148,18 @@ def test_results_are_in_ball_and_box(
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_a_sample_does_not_depend_on_its_batch(name: str, norm: str, early_stop: bool) -> None:
     model = RowByRow()
-    x, y = batch(12, (2, 3), 4, torch.float64)
-    run = partial(RANDOM[name], model, norm=norm, eps=0.2, restarts=2, early_stop=early_stop)
+    x, _ = batch(12, (2, 3), 4, torch.float64)
+    y = model(x).argmax(1)
+    eps = {"linf": 0.15, "l1": 0.45, "l2": 0.3}[norm]  # with which some break at the first step, others later or never
+    run = partial(RANDOM[name], model, norm=norm, eps=eps, restarts=2, early_stop=early_stop)
     together = run(x, y, generator=rng())
-    for rows in ([7], [3, 11, 0], [11, 10, 9, 8, 7, 6]):
+    assert 0 < together.success.sum() < 12
+    for rows in (*([i] for i in range(12)), [3, 11, 0], [11, 10, 9, 8, 7, 6]):
         index = torch.tensor(rows)
         apart = run(x[index], y[index], index=index, generator=rng())
         assert torch.equal(apart.adversarial, together.adversarial[index])
         assert torch.equal(apart.success, together.success[index])
+        assert torch.equal(apart.trace.isnan(), together.trace[:, :, index].isnan())
     other = run(x, y, index=torch.arange(12) + 1, generator=rng())
     assert not torch.equal(other.trace, together.trace)
 
@@ -309,6 +313,40 @@ def test_the_last_iterate_instead_of_the_best(restarts: int) -> None:
         assert torch.equal(result.loss, result.trace[0, -1])
     clean = pgd(network, x, y, eps=0.3, steps=1, step_size=0.0, keep="last", random_start=False)
     assert torch.equal(clean.adversarial, x)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_last_iterate_without_a_loss(targeted: bool) -> None:
+    """It is no result: the sample itself comes back, and nothing is claimed of it."""
+    network = linear(classes=3)
+    x, y = batch(classes=3)
+
+    def model(batch: Tensor) -> Tensor:
+        return torch.where((batch == x).all(1, keepdim=True), network(batch), torch.nan)
+
+    result = pgd(model, x, y, eps=0.1, steps=2, keep="last", restarts=2, targeted=targeted, generator=rng())
+    assert torch.equal(result.adversarial, x)
+    assert result.loss.isnan().all()
+    assert not result.success.any()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd", "square"])
+def test_a_nan_that_the_loss_does_not_see_is_never_a_success(name: str) -> None:
+    network = RowByRow(classes=3)
+    x, _ = batch(12, (2, 3), dtype=torch.float64)
+    y = network(x)[:, :2].argmax(1)
+
+    def model(batch: Tensor) -> Tensor:
+        logits = network(batch)
+        third = torch.where((batch == x).flatten(1).all(1), logits[:, :2].amin(1), torch.nan)
+        return torch.cat([logits[:, :2], third[:, None]], 1)
+
+    def of_the_label(logits: Tensor, y: Tensor) -> Tensor:
+        return -logits.gather(1, y[:, None])[:, 0]
+
+    options = {"generator": rng()} if name in RANDOM else {}
+    result = SHORT[name](model, x, y, eps=0.3, loss=of_the_label, **options)
+    assert not result.success.any()
 
 
 # --------------------------------------------------------------------------------------------------------------- losses

@@ -101,6 +101,9 @@ class Run:
         search.bar.update()
         if not self.records:
             return
+        if search.early_stop:  # what is broken may have to stay until others are: it must not depend on them
+            broken = search.best.success if self.rows is None else search.best.success[self.rows]
+            gain, success = gain.masked_fill(broken, torch.nan), success & ~broken
         if self.rows is None:
             search.trace[self.number, self.step] = gain
         else:
@@ -110,7 +113,7 @@ class Run:
             search.best.update(x_adv, gain, success, self.rows)
         elif self.step == search.trace.shape[1]:
             if self.number == 0:  # `x` itself is no candidate
-                search.best.gain.fill_(-torch.inf)
+                search.best.gain.fill_(torch.nan)
                 search.best.success.fill_(False)
             search.best.update(x_adv, gain, success)
 
