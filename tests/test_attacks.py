@@ -506,6 +506,19 @@ def test_arguments_are_not_modified(random_start: bool) -> None:
     assert not result.adversarial.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_models_with_flags_that_cannot_be_set() -> None:
+    x, y = batch()
+    options: dict[str, Any] = {"eps": 0.1, "steps": 3, "random_start": False}
+    expected = ir.attacks.pgd(linear(), x, y, **options)
+    scripted = torch.jit.freeze(torch.jit.script(linear().eval()))
+    torch.testing.assert_close(ir.attacks.pgd(scripted, x, y, **options).adversarial, expected.adversarial)
+    with torch.inference_mode():
+        model = linear()
+    ir.attacks.square(model, x, y, eps=0.1, queries=3)
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, True]
+
+
 def relu_in_place(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 

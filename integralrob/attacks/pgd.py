@@ -82,8 +82,8 @@ def pgd(
         loss: ``"ce"`` (cross entropy), ``"dlr"`` (difference of logits ratio, K ≥ 3, with `targeted` 4), ``"margin"``
             (largest other logit minus that of `y`), or a callable ``(logits [B, K], y [B]) -> [B]``, one value per
             sample.
-        keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several; `x`, with a loss of
-            NaN, where these have no loss.
+        keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several; where the loss of
+            these is NaN, `x` with that loss.
         early_stop: let samples go once they are a success, so that the model works on the others only; the first
             success is the result. To see how many are left is to wait for the device at each step.
         bounds: lowest and highest value of a valid sample, or None.
