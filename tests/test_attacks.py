@@ -147,6 +147,27 @@ def test_l1_goes_on_with_the_entries_that_can_move(largest: int) -> None:
     torch.testing.assert_close(result.adversarial, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("attack", "share"), [("pgd", 0.95), ("apgd", 0.99)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_corners_of_the_box_do_not_hold_up_the_search(attack: str, share: float, norm: str) -> None:
+    """Samples of which many entries start at a bound, or soon are there, and have the largest gradients."""
+    w = torch.tensor([[8.0, -4.0, 1.0]], dtype=torch.float64)
+    x = torch.rand(64, 3, dtype=torch.float64, generator=rng())
+    x[::2] = x[::2].round()
+
+    def model(batch: Tensor) -> Tensor:
+        return torch.cat([100 - batch @ w.T, batch @ w.T], 1)
+
+    y = torch.zeros(64, dtype=torch.int64)
+    for eps in (0.3, 1.0):
+        run = getattr(ir.attacks, attack)
+        result = run(model, x, y, norm=norm, eps=eps, steps=100, loss="margin", generator=rng())
+        reached = ((result.adversarial - x) * w).sum(1)
+        optimum = best_of_a_linear_function(norm, w.expand(64, -1), x, eps, (0.0, 1.0))
+        assert (reached >= share * optimum - 1e-9).all()
+        assert (reached <= optimum * (1 + 1e-9) + 1e-9).all()
+
+
 def test_confident_model_does_not_hide_its_gradient() -> None:
     """Logits so far apart that the softmax is 0 and 1 in float32: the gradient of plain cross entropy is zero."""
     model = linear()

@@ -51,8 +51,9 @@ def pgd(
     * ``linf``: ``x_adv ← clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``.
     * ``l2``: along ``grad / ‖grad‖₂``, scaled back into the ball, then clipped to the box (`integralrob.ops.l2_step`).
     * ``l1``: along the signs of the k largest entries of the gradient, each by ``step_size / k``, then the exact
-      projection on ball ∩ box (`integralrob.ops.l1_step`). The k are chosen among the entries that can move: not those
-      that are at a bound which the gradient points to.
+      projection on ball ∩ box (`integralrob.ops.l1_step`).
+
+    In l2 and l1, `grad` is 0 in entries that cannot move, at a bound which it points to: their part goes to the others.
 
     For each sample the strongest candidate over all steps and restarts is returned, `x` itself included: a success
     beats a failure, then the higher loss wins (the lower if targeted). More restarts with the same generator state
