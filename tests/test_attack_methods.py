@@ -422,7 +422,7 @@ def test_checkpoints_are_the_published_ones() -> None:
 
 
 def published_apgd(
-    gain: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, norm: str, eps: float, steps: int
+    gain: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, norm: str, eps: float, steps: int, rho: float
 ) -> Any:
     """Algorithm 1 of Croce and Hein (2020) for one sample, as it reads; the points where the gain is evaluated.
 
@@ -461,7 +461,7 @@ def published_apgd(
         previous, now = now, after
         if k in checkpoints:
             length = k - checkpoints[checkpoints.index(k) - 1]
-            halved = rises < 0.75 * length or (not halved and bool(gain(best) == gain(highest_then)))
+            halved = rises < rho * length or (not halved and bool(gain(best) == gain(highest_then)))
             if halved:
                 size, now = size / 2, best
             rises, highest_then = 0, best
@@ -469,7 +469,9 @@ def published_apgd(
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_apgd_is_the_published_algorithm(norm: str) -> None:
+@pytest.mark.parametrize(("rho", "eps"), [(0.75, 0.7), (0.0, 0.7), (0.0, 3.0)])
+def test_apgd_is_the_published_algorithm(norm: str, rho: float, eps: float) -> None:
+    """With a rho of 0, the step size is halved only where the best iterate stays the same."""
     network = RowByRow()
     x, y = batch(6, (6,), 4, torch.float64)
     seen: list[Tensor] = []
@@ -478,16 +480,16 @@ def test_apgd_is_the_published_algorithm(norm: str) -> None:
         seen.append(batch.detach())
         return network(batch)
 
-    apgd(model, x, y, norm=norm, eps=0.7, steps=50, loss="margin", generator=rng())
+    apgd(model, x, y, norm=norm, eps=eps, steps=50, rho=rho, loss="margin", generator=rng())
     path = torch.stack(seen[1:])
     margin = LOSSES["margin"].score
     for i in range(6):
         rows = slice(i, i + 1)
         gain = partial(lambda z, label: margin(network(z), label), label=y[rows])
-        expected = published_apgd(gain, x[rows], path[0, rows], norm, 0.7, 50)
+        expected = published_apgd(gain, x[rows], path[0, rows], norm, eps, 50, rho)
         torch.testing.assert_close(path[:, i], expected, rtol=0, atol=1e-9)
     step = (path[-1] - path[-2]).flatten(1).norm(dim=1)
-    assert (step < 0.2).all()  # there were checkpoints that halved the step size
+    assert rho == 0 or (step < 0.2).all()  # there were checkpoints that halved the step size
 
 
 def test_sparse_apgd_shrinks_its_ball_and_its_steps() -> None:
