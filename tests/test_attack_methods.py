@@ -492,6 +492,56 @@ def test_apgd_is_the_published_algorithm(norm: str, rho: float, eps: float) -> N
     assert rho == 0 or (step < 0.2).all()  # there were checkpoints that halved the step size
 
 
+def published_sparse_apgd(gain: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, eps: float, steps: int) -> Tensor:
+    """The l1 search of Croce and Hein (2021) for one sample, as the docstring has it; the points that are evaluated."""
+    some = 3 * steps // 10
+    best, seen = start, []
+    for radius, count in ((3 * eps, some), (2 * eps, some), (eps, steps - 2 * some)):
+        now = x + ir.ops.project_l1(best - x, radius, center=x, bounds=(0, 1)) if seen else start
+        moved = int((now != x).sum()) if seen else x.numel()
+        k = int(moved / 1.5) if seen else x.numel() // 5
+        best, size = now, radius
+        seen.append(now)
+        for step in range(1, count + (radius > eps)):
+            now = sparse_step(gain, x, now, radius, size, k)
+            seen.append(now)
+            best = now if gain(now) > gain(best) else best
+            if step % (count // 25) == 0:
+                before, moved = moved, int((best != x).sum())
+                if moved < 0.95 * before:
+                    now, size = best, radius
+                else:
+                    size = max(size / 1.5, radius / 10)
+                k = max(1, int(moved / 1.5))
+    return torch.cat([*seen, sparse_step(gain, x, now, eps, size, k)])
+
+
+def sparse_step(gain: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, radius: float, size: float, k: int) -> Tensor:
+    leaf = z.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(gain(leaf).sum(), leaf)
+    grad[((grad > 0) & (z >= 1 - 1e-15)) | ((grad < 0) & (z == 0))] = 0
+    return ir.ops.l1_step(z, grad, x, radius, size, bounds=(0, 1), k=k)
+
+
+def test_sparse_apgd_is_the_published_algorithm() -> None:
+    network = RowByRow(40)
+    x, y = batch(6, (40,), 4, torch.float64)
+    seen: list[Tensor] = []
+
+    def model(batch: Tensor) -> Tensor:
+        seen.append(batch.detach())
+        return network(batch)
+
+    apgd(model, x, y, norm="l1", eps=1.5, steps=200, loss="margin", generator=rng())
+    path = torch.stack(seen[1:])
+    margin = LOSSES["margin"].score
+    for i in range(6):
+        rows = slice(i, i + 1)
+        gain = partial(lambda z, label: margin(network(z), label), label=y[rows])
+        expected = published_sparse_apgd(gain, x[rows], path[0, rows], 1.5, 200)
+        torch.testing.assert_close(path[:, i], expected, rtol=0, atol=1e-9)
+
+
 def test_sparse_apgd_shrinks_its_ball_and_its_steps() -> None:
     network = RowByRow(40)
     x, y = batch(20, (40,), 4, torch.float64)
