@@ -148,19 +148,19 @@ def test_results_are_in_ball_and_box(
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_a_sample_does_not_depend_on_its_batch(name: str, norm: str, early_stop: bool) -> None:
     model = RowByRow()
-    x, _ = batch(12, (2, 3), 4, torch.float64)
+    x, _ = batch(40, (2, 3), 4, torch.float64)
     y = model(x).argmax(1)
-    eps = {"linf": 0.15, "l1": 0.45, "l2": 0.3}[norm]  # with which some break at the first step, others later or never
+    eps = {"linf": 0.1, "l1": 0.3, "l2": 0.2}[norm]
     run = partial(RANDOM[name], model, norm=norm, eps=eps, restarts=2, early_stop=early_stop)
     together = run(x, y, generator=rng())
-    assert 0 < together.success.sum() < 12
-    for rows in (*([i] for i in range(12)), [3, 11, 0], [11, 10, 9, 8, 7, 6]):
+    assert 0 < together.success.sum() < 40
+    for rows in (*([row] for row in range(8)), [3, 11, 0], [39, 30, 9, 8, 7, 6]):
         index = torch.tensor(rows)
         apart = run(x[index], y[index], index=index, generator=rng())
         assert torch.equal(apart.adversarial, together.adversarial[index])
         assert torch.equal(apart.success, together.success[index])
-        assert torch.equal(apart.trace.isnan(), together.trace[:, :, index].isnan())
-    other = run(x, y, index=torch.arange(12) + 1, generator=rng())
+        torch.testing.assert_close(apart.trace, together.trace[:, :, index], rtol=1e-12, atol=0, equal_nan=True)
+    other = run(x, y, index=torch.arange(40) + 1, generator=rng())
     assert not torch.equal(other.trace, together.trace)
 
 

@@ -101,9 +101,9 @@ def check_generator(generator: Any, device: torch.device) -> None:
 
 
 def normalisation(mean: Any, std: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """``x [B, C, ...] -> (x - mean) / std``, each a number or one per channel ``[C]``; None: 0 and 1."""
+    """``x [B, C, ...] -> (x - mean) / std``, a new tensor; each a number or one per channel ``[C]``, None: 0 and 1."""
     if mean is None and std is None:
-        return lambda x: x
+        return Tensor.clone
     mean, std = (
         _check_channels(name, default if value is None else value, x)
         for name, value, default in (("mean", mean, 0.0), ("std", std, 1.0))

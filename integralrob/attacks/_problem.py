@@ -72,7 +72,7 @@ class Problem(Rows):
 
     def logits(self, x_adv: Tensor) -> Tensor:
         """``[B, K]``. The model gets a copy, which it may write to, and not a leaf, which it may not."""
-        return self.model(self.normalise(x_adv.clone()))
+        return self.model(self.normalise(x_adv))
 
     def evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         """Gain ``[B]`` and success, bool ``[B]``."""

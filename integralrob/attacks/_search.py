@@ -101,7 +101,8 @@ class Run:
         search.bar.update()
         if not self.records:
             return
-        if search.early_stop:  # what is broken may have to stay until others are: it must not depend on them
+        if search.early_stop:
+            # As if broken samples left at once: when they do depends on the rest of the batch.
             broken = search.best.success if self.rows is None else search.best.success[self.rows]
             gain, success = gain.masked_fill(broken, torch.nan), success & ~broken
         if self.rows is None:

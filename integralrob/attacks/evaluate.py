@@ -221,7 +221,7 @@ class _Cascade:
         """What the model gives for samples."""
         x = x.to(self._device(x))
         with torch.no_grad(), frozen(self.model):
-            return self.model(normalisation(self.options["mean"], self.options["std"], x)(x.clone()))
+            return self.model(normalisation(self.options["mean"], self.options["std"], x)(x))
 
     def _check_inside(self, name: str, adversarial: Tensor, x: Tensor) -> None:
         norm, eps, bounds = (self.options[key] for key in ("norm", "eps", "bounds"))

@@ -85,8 +85,8 @@ def pgd(
             sample.
         keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several; where the loss of
             these is NaN, `x` with that loss.
-        early_stop: let samples go once they are a success, so that the model works on the others only; the first
-            success is the result. To see how many are left is to wait for the device at each step.
+        early_stop: let samples go with their first success, so that the model works on the others only. To see how
+            many are left is to wait for the device at each step.
         bounds: lowest and highest value of a valid sample, or None.
         mean, std: the model expects ``(x - mean) / std``; numbers, or one per channel of ``x [B, C, ...]``. `x`, `eps`
             and `bounds` stay in units of the samples.
