@@ -129,6 +129,6 @@ class Problem(Rows):
         score = self._score(logits)
         hit = logits.argmax(1) == self.y
         # argmax takes NaN for the largest logit: no success is claimed from that
-        success = (hit if self.targeted else ~hit) & ~score.isnan()
+        success = (hit if self.targeted else ~hit) & ~(score.isnan() | logits.isnan().any(1))
         gain = score.to(arithmetic_dtype(score.dtype))
         return (-gain if self.targeted else gain), success

@@ -59,8 +59,9 @@ def apgd(
     steps are in the ball of radius ``3 · eps``, 30 % in ``2 · eps``, the rest in `eps`, each from the projection of the
     best before; only these last can be the result. There is no momentum in l1.
 
-    Against the published code: starts are uniform in the ball, not on its surface; in l1, entries at a bound that the
-    gradient points to take none of the k places; the loss "ce" is climbed as log odds, whose gradient does not vanish.
+    Against the published code: starts are uniform in the ball, not on its surface; in l2 and l1, entries at a bound
+    that the gradient points to take no part of a step; the loss "ce" is climbed as log odds, whose gradient does not
+    vanish.
 
     Args:
         model, x, y, norm, eps, loss, early_stop, bounds, mean, std, index, generator, progress: as in `pgd`.

@@ -53,8 +53,9 @@ def pgd(
     * ``linf``: ``x_adv ← clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``.
     * ``l2``: along ``grad / ‖grad‖₂``, scaled back into the ball, then clipped to the box (`integralrob.ops.l2_step`).
     * ``l1``: along the signs of the k largest entries of the gradient, each by ``step_size / k``, then the exact
-      projection on ball ∩ box (`integralrob.ops.l1_step`). The k are chosen among the entries that can move: not those
-      that are at a bound which the gradient points to.
+      projection on ball ∩ box (`integralrob.ops.l1_step`).
+
+    In l2 and l1, `grad` is 0 in entries that cannot move, at a bound which it points to: their part goes to the others.
 
     For each sample the strongest candidate over all steps and restarts is returned, `x` itself included: a success
     beats a failure, then the higher loss wins (the lower if targeted). More restarts with the same generator state
@@ -84,7 +85,8 @@ def pgd(
         loss: ``"ce"`` (cross entropy), ``"dlr"`` (difference of logits ratio, K ≥ 3, with `targeted` 4), ``"margin"``
             (largest other logit minus that of `y`), or a callable ``(logits [B, K], y [B]) -> [B]``, one value per
             sample.
-        keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several.
+        keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several; where the loss of
+            these is NaN, `x` with that loss.
         early_stop: let samples go with their first success, so that the model works on the others only. To see how
             many are left is to wait for the device at each step.
         bounds: lowest and highest value of a valid sample, or None.
