@@ -65,7 +65,8 @@ def pgd(
     and `.grad` as they were, also if it raises. Works under `torch.no_grad` and `torch.inference_mode`.
 
     Args:
-        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. It gets a copy of its own, which it may write to.
+        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. It gets a copy of its own, which it may write to. A
+            function that calls a module finds it in the mode that it is in.
         x: ``[B, ...]`` samples, finite, within `bounds`. Under mixed precision keep them float32 and let autocast run
             the model: float16 and bfloat16 samples resolve steps near 1 to no more than 5e-4 and 4e-3.
         y: int64 ``[B]``, the labels, or with `targeted` the target classes.
