@@ -109,8 +109,8 @@ def _of_free_entries(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if bounds is not None:
             roundings = 4 * torch.finfo(x_adv.dtype).eps
             lowest, highest = bounds[0] + roundings * abs(bounds[0]), bounds[1] - roundings * abs(bounds[1])
-            stuck = ((grad > 0) & (x_adv >= highest)) | ((grad < 0) & (x_adv <= lowest))
-            grad = grad.masked_fill(stuck, 0)
+            rising = torch.where(x_adv <= lowest, grad.clamp(min=0), grad)
+            grad = torch.where(x_adv >= highest, rising.clamp(max=0), rising)
         return step(x_adv, grad, x, eps, step_size, bounds=bounds, **options)
 
     return free
