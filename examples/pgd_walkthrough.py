@@ -31,7 +31,6 @@ INDEX, TARGET = 74, 8  # a test image of a 3, and what it is to become
 
 def main(folder: Path, epochs: int = 15) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
 
     # The model h: images [B, 1, 8, 8] -> logits [B, 10].
     data = digit_images()
@@ -116,4 +115,5 @@ def plot(path: Path, model: nn.Module, images: Mapping[str, Tensor]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/walkthrough"))
+    torch.set_num_threads(1)  # more would only wait for each other on so small a network
     main(parser.parse_args().output)

@@ -15,12 +15,13 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
 
     On leaving, also by an exception, each flag is what it was: a batch norm that was frozen inside a training model
     stays so. The flags are set directly, because `train()` would overwrite the submodules' own and may be overridden.
-    A callable that is not an `nn.Module` is left alone.
+    What has no such flag, or one that cannot be set, is left alone: a callable that is not an `nn.Module`, modules
+    after `torch.jit.freeze`, parameters made in inference mode.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modules = [m for m in model.modules() if hasattr(m, "training")] if isinstance(model, nn.Module) else []
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     training = [module.training for module in modules]
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    trainable = [p for p in parameters if p.requires_grad and not p.is_inference()]
     try:
         for module in modules:
             module.training = False

@@ -389,6 +389,13 @@ for name in (*FRANK_WOLFE, "L1qFrankWolfe"):
             getattr(package.optim, name)([torch.ones(2, 2, requires_grad=True)], **given)
 
 
+for name, options in {"FrankWolfe": {}, "L1FrankWolfe": {"epsilon": 1.5}, "LinfFrankWolfe": {"epsilon": 1.5}}.items():
+
+    @program(f"{name}, with a least divisor")
+    def _(package: Any, name: str = name, options: dict[str, Any] = options) -> Any:
+        return list(trajectory(partial(getattr(package.optim, name), div_by_zero_eps=3.5, **options), normal(2, 3)))
+
+
 @program("FrankWolfe")
 def _(package: Any) -> Any:
     return list(trajectory(partial(package.optim.FrankWolfe, lmo_scaling_factor=0.5), normal(2, 3), steps=4))
@@ -480,6 +487,119 @@ def _(package: Any) -> Any:
     return list(trajectory(partial(Own, lr=0.5, param_ndim=None), normal(2, 3)))
 
 
+@program("draws for q")
+def _(package: Any) -> Any:
+    generator = seeded(5)
+    shares = (0.3, 0.0, 0.2)
+    groups = [{"params": [normal(2, 20, seed=seed).requires_grad_()], "dq": dq} for seed, dq in enumerate(shares)]
+    optimizer = package.optim.L1qNormedGradientOptim(groups, q=0.5, lr=0.1, generator=generator)
+    for step in range(2):
+        for seed, group in enumerate(groups):
+            group["params"][0].grad = normal(2, 20, seed=10 * step + seed)
+        optimizer.step()
+    return [*(group["params"][0] for group in groups), torch.rand(1, generator=generator)]
+
+
+for name in ("L1NormedGradientOptim", "L2NormedGradientOptim"):
+
+    @program(f"{name}, with a least divisor")
+    def _(package: Any, name: str = name) -> Any:
+        return list(trajectory(partial(getattr(package.optim, name), lr=0.1, div_by_zero_eps=5.0), normal(2, 3)))
+
+
+@program("a transformation that removes the gradient")
+def _(package: Any) -> Any:
+    class Own(package.optim.ParamTransformingOptimizer):  # type: ignore[name-defined, misc]
+        def _pre_step_transform_(self, param: Tensor, **_: Any) -> None:
+            param.grad = None
+
+    return list(trajectory(partial(Own, lr=0.5), normal(2, 3)))
+
+
+@program("a transformation of one object")
+def _(package: Any) -> Any:
+    def make(params: list[Tensor]) -> Any:
+        optimizer = package.optim.ParamTransformingOptimizer(params, lr=0.5)
+        optimizer._pre_step_transform_ = lambda param, **_: param.grad.sign_()
+        return optimizer
+
+    return list(trajectory(make, normal(2, 3)))
+
+
+@program("transformations that build on others")
+def _(package: Any) -> Any:
+    class Doubled(package.optim.SignedGradientOptim):  # type: ignore[name-defined, misc]
+        def _pre_step_transform_(self, param: Tensor, **_: Any) -> None:
+            super()._pre_step_transform_(param)
+            param.grad *= 2
+
+    class MaxNormed(package.optim.L2NormedGradientOptim):  # type: ignore[name-defined, misc]
+        def per_datum_norm(self, x: Tensor) -> Tensor:
+            assert x.shape == (2, 12)
+            return x.abs().amax(dim=1)
+
+    return [list(trajectory(partial(kind, lr=0.5), normal(2, 3, 4))) for kind in (Doubled, MaxNormed)]
+
+
+@program("a link that looks at its parameters")
+def _(package: Any) -> Any:
+    class Own(package.optim.ParamTransformingOptimizer):  # type: ignore[name-defined, misc]
+        def __init__(self, params: Any, InnerOpt: Any = SGD, *, power: float = 1.0, **options: Any) -> None:
+            self.power = power
+            super().__init__(list(params), InnerOpt, **options)
+
+        def _pre_step_transform_(self, param: Tensor, **_: Any) -> None:
+            param.grad *= param.grad.abs() ** self.power
+
+    chain = partial(package.optim.ChainedParamTransformingOptimizer, partial(Own, power=2.0))
+    return list(trajectory(lambda params: chain(params=params, lr=0.5), normal(2, 3)))
+
+
+for param_ndim, shape in ((3, (2, 3)), (-3, (2, 3)), (-1, ())):
+
+    @program(f"param_ndim={param_ndim} of a parameter {shape}, without a step")
+    def _(package: Any, param_ndim: int = param_ndim, shape: tuple[int, ...] = shape) -> Any:
+        package.optim.SignedGradientOptim([torch.ones(shape, requires_grad=True)], lr=0.1, param_ndim=param_ndim)
+
+
+@program("a closure, with an inner optimizer that does not see to gradients")
+def _(package: Any) -> Any:
+    class Plain(Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {})
+
+        def step(self, closure: Any = None) -> Any:
+            loss = closure()
+            for param in self.param_groups[0]["params"]:
+                param -= 0.1 * param.grad
+            return loss
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    param = normal(2, 3).requires_grad_()
+    optimizer = package.optim.SignedGradientOptim([param], Plain)
+    return [optimizer.step(closure), param]
+
+
+for name, options in {
+    "L1NormedGradientOptim": {},
+    "L2NormedGradientOptim": {},
+    "L2ProjectedOptim": {"epsilon": 0.75},
+    "TopQGradientOptimizer": {"q": 0.6},
+}.items():
+
+    @program(f"{name}, complex")
+    def _(package: Any, name: str = name, options: dict[str, Any] = options) -> Any:
+        param = torch.complex(normal(2, 5), normal(2, 5, seed=1)).requires_grad_()
+        param.grad = torch.complex(normal(2, 5, seed=2), normal(2, 5, seed=3))
+        getattr(package.optim, name)([param], lr=0.1, **options).step()
+        return [torch.view_as_real(value.detach()) for value in (param, param.grad)]
+
+
 # -------------------------------------------------------------------------------------------------------------- solvers
 
 
@@ -550,6 +670,49 @@ for changes in (
     @program(f"distances {described} {len(PROGRAMS)}")
     def _(package: Any, changes: dict[str, Any] = changes) -> Any:
         return distances(package, **changes)
+
+
+@program("indices as data")
+def _(package: Any) -> Any:
+    return distances(package, data=[1, 2], perturbation_model=package.perturbations.AdditivePerturbation((2,)))
+
+
+@program("bytes as data")
+def _(package: Any) -> Any:
+    perturb = partial(package.perturbations.AdditivePerturbation, dtype=torch.float32)
+    return distances(package, data=torch.tensor([1, 2], dtype=torch.uint8), perturbation_model=perturb)
+
+
+@program("complex data")
+def _(package: Any) -> Any:
+    data, losses = distances(package, data=torch.tensor([1 + 1j, -2j]))
+    return [torch.view_as_real(data), losses]
+
+
+for described, reduced in {
+    "a number": lambda losses: losses.mean(),
+    "a column": lambda losses: losses[:, None],
+    "a loss per class": lambda losses: losses[:3],
+}.items():
+
+    @program(f"the best by {described}")
+    def _(package: Any, reduced: Callable[[Tensor], Tensor] = reduced) -> Any:
+        package.perturbations.gradient_ascent(
+            model=classifier(),
+            data=normal(4, 5),
+            target=torch.tensor([0, 1, 2, 0]),
+            optimizer=SGD,
+            lr=0.1,
+            steps=1,
+            use_best=True,
+            criterion=lambda output, target: reduced(F.cross_entropy(output, target, reduction="none")),
+        )
+
+
+@program("shapes that are no sequences")
+def _(package: Any) -> Any:
+    make = package.perturbations.AdditivePerturbation
+    return [make(shape).delta for shape in (torch.tensor([2, 3]).numpy(), map(int, "23"))]
 
 
 @program("an instance, then with its optimizer")

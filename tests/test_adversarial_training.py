@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,21 +87,50 @@ def test_a_criterion_of_ones_own(linear: nn.Linear, batch: Any) -> None:
 def test_trades(linear: nn.Linear, batch: Any, beta: float) -> None:
     """The divergence of a linear model of two classes is greatest at one of the two ends of ``± eps sign(w)``."""
     x, _ = batch
-    y = linear(x).argmax(1)  # all right; the ball is too small to change that
-    eps = 1e-3
-    loss = trades_loss(linear, x, y, beta=beta, eps=eps, steps=20, restarts=4, bounds=None, generator=rng())
+    y = linear(x).argmax(1)
+    step = EPS / 4 * (linear.weight[1] - linear.weight[0]).detach().sign()
+    right = (linear(x - step).argmax(1) == y) & (linear(x + step).argmax(1) == y)  # and so in all of the ball
+    x, y = x[right], y[right]
+    assert len(x) > 16
+    options: dict[str, Any] = {"eps": EPS / 4, "steps": 10, "restarts": 20, "bounds": None, "generator": rng()}
+    loss = trades_loss(linear, x, y, beta=beta, **options)
     clean = linear(x).log_softmax(1)
-    step = eps * (linear.weight[1] - linear.weight[0]).detach().sign()
     ends = [
         kl_div(linear(x + sign * step).log_softmax(1), clean, log_target=True, reduction="none").sum(1)
         for sign in (-1, 1)
     ]
-    assert (linear(x - step).argmax(1) == y).all()
-    assert (linear(x + step).argmax(1) == y).all()
     expected = cross_entropy(linear(x), y) + beta * torch.maximum(*ends).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     for got, wanted in zip(gradients(loss, linear), gradients(expected, linear), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_trades_climbs_the_divergence_from_the_clean_probabilities(linear: nn.Linear, batch: Any) -> None:
+    x, y = batch
+    moved = linear(x + 0.1)
+
+    def attack(model: Any, x: Tensor, y: Tensor, *, loss: Any, eps: float) -> ir.attacks.AttackResult:
+        expected = kl_div(moved.log_softmax(1), linear(x).log_softmax(1), log_target=True, reduction="none").sum(1)
+        torch.testing.assert_close(loss(moved, y), expected)
+        return ir.attacks.pgd(model, x, y, loss=loss, eps=eps, steps=1)
+
+    trades_loss(linear, x, y, attack=attack, eps=0.1)
+
+
+@pytest.mark.parametrize(("function", "options"), [(adversarial_loss, {"clean": 0.5}), (trades_loss, {})])
+def test_normalised_inputs(linear: nn.Linear, batch: Any, function: Callable[..., Tensor], options: Any) -> None:
+    """`mean` and `std` hold for the losses as for the attack."""
+
+    class Normalised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return linear((x - 0.4) / 0.25)
+
+    options |= {"eps": EPS, "steps": 3}
+    loss = function(linear, *batch, mean=0.4, std=0.25, generator=rng(), **options)
+    expected = function(Normalised(), *batch, generator=rng(), **options)
+    torch.testing.assert_close(loss, expected)
+    attack = partial(partial(ir.attacks.pgd, mean=0.4), std=0.25)
+    torch.testing.assert_close(function(linear, *batch, attack=attack, generator=rng(), **options), expected)
 
 
 @pytest.mark.parametrize("function", [adversarial_loss, trades_loss])
@@ -161,15 +191,22 @@ def test_training_over_random_sizes_makes_every_size_robust() -> None:
     [
         (adversarial_loss, "model", {"model": 1}),
         (adversarial_loss, "starts", {"starts": 0}),
+        (adversarial_loss, "starts", {"starts": 2, "random_start": False}),
         (adversarial_loss, "clean", {"clean": 1.5}),
         (adversarial_loss, "clean", {"clean": float("nan")}),
+        (adversarial_loss, "x", {"x": torch.zeros(3, 2, dtype=torch.int64)}),
         (adversarial_loss, "criterion", {"criterion": "ce"}),
+        (adversarial_loss, "criterion", {"criterion": partial(cross_entropy, reduction="none")}),
+        (adversarial_loss, "criterion", {"criterion": lambda logits, y: 1.0}),
         (adversarial_loss, "attack", {"attack": "pgd"}),
         (adversarial_loss, "eps", {"eps": -1}),
         (trades_loss, "model", {"model": 1}),
         (trades_loss, "beta", {"beta": -1}),
         (trades_loss, "attack", {"attack": None}),
+        (trades_loss, "x", {"x": torch.zeros(3, 2, dtype=torch.int64)}),
         (trades_loss, "loss", {"loss": "ce"}),
+        (trades_loss, "early_stop", {"early_stop": True}),
+        (trades_loss, "early_stop", {"attack": partial(ir.attacks.pgd, early_stop=True)}),
         (trades_loss, "eps", {"eps": -1}),
     ],
 )

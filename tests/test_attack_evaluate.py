@@ -14,7 +14,7 @@ import torch
 from test_attack_methods import RowByRow
 from test_attacks import Recorder, batch, linear
 from torch import Tensor, distributed, multiprocessing
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
 import integralrob as ir
 from integralrob.attacks import Evaluation, apgd, evaluate, fgsm, pgd, square
@@ -38,6 +38,14 @@ def samples(count: int = 40) -> tuple[Tensor, Tensor]:
 def batches(size: int, count: int = 40) -> list[tuple[Tensor, Tensor]]:
     x, y = samples(count)
     return list(zip(x.split(size), y.split(size), strict=True))
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def __iter__(self) -> Any:
+        return zip(*self.tensors, strict=True)
 
 
 def same(a: Evaluation, b: Evaluation) -> bool:
@@ -85,6 +93,7 @@ def test_no_dependence_on_batches_or_order() -> None:
     shuffled = [(x[rows], y[rows], rows) for rows in order.split(9)]
     assert same(run(shuffled), expected)
     assert same(run(DataLoader(TensorDataset(x, y), batch_size=16)), expected)
+    assert same(run(DataLoader(Stream(x, y), batch_size=16)), expected)
     assert same(run(DataLoader(TensorDataset(x, y, torch.arange(40)), batch_size=16, shuffle=True)), expected)
 
 
@@ -104,10 +113,10 @@ def test_the_standard_cascade_is_the_published_one(norm: str, restarts: int, tar
     x = torch.empty(0, 6)
     loader = [(x, torch.empty(0, dtype=torch.int64))]
     evaluate(linear(classes=11), loader, norm=norm, eps=0.1, output=tmp_path, progress=False)
-    ce, dlr, last = json.loads((tmp_path / "settings.json").read_text())["attacks"].values()
-    assert ce == {"function": "apgd", "restarts": restarts, "early_stop": True}
-    assert dlr == {"function": "apgd", "loss": "dlr", "targets": targets, "early_stop": True}
-    assert last == {"function": "square", "early_stop": True}
+    ce, dlr, last = json.loads((tmp_path / "settings.json").read_text())["attacks"]
+    assert ce == {"name": "apgd-ce", "function": "apgd", "restarts": restarts, "early_stop": True}
+    assert dlr == {"name": "apgd-dlr", "function": "apgd", "loss": "dlr", "targets": targets, "early_stop": True}
+    assert last == {"name": "square", "function": "square", "early_stop": True}
 
 
 def test_adversarial_examples_on_disk(tmp_path: Path) -> None:
@@ -164,6 +173,9 @@ def test_resume_after_a_crash(tmp_path: Path) -> None:
     again = evaluate(RowByRow(), batches(5), ATTACKS, output=tmp_path, resume=True, **OPTIONS)
     assert same(again, expected)
     assert len(path.read_text().splitlines()) == 40
+    other = RowByRow()
+    with torch.no_grad():
+        next(other.parameters()).flatten()[-1] += 1
     part = evaluate(RowByRow(), batches(5)[:2], ATTACKS, output=tmp_path, resume=True, **OPTIONS)
     assert part.index.tolist() == list(range(10))
     for changes, message in (
@@ -171,10 +183,35 @@ def test_resume_after_a_crash(tmp_path: Path) -> None:
         ({"norm": "l2"}, "norm='l2' instead of 'linf'"),
         ({"seed": 4}, "seed=4 instead of 3"),
         ({"attacks": {"fgsm": fgsm}}, "attacks="),
+        ({"attacks": dict(reversed(ATTACKS.items()))}, "attacks="),
+        ({"model": other}, "model="),
+        ({"model": RowByRow().forward}, "model='RowByRow.forward' instead of"),
     ):
-        arguments = {"attacks": ATTACKS, **OPTIONS, **changes}
+        arguments = {"model": RowByRow(), "attacks": ATTACKS, **OPTIONS, **changes}
         with pytest.raises(ValueError, match=f"resume: expected the settings of .*, got others: {message}"):
-            evaluate(RowByRow(), batches(7), output=tmp_path, resume=True, **arguments)
+            evaluate(loader=batches(7), output=tmp_path, resume=True, **arguments)
+
+
+def test_what_is_resumed_is_told_by_labels_and_names(tmp_path: Path) -> None:
+    """Other samples are refused, and so are lines that say nothing; a function is the same one in another process."""
+
+    def attacks() -> dict[str, Any]:
+        def margin(logits: Tensor, y: Tensor) -> Tensor:
+            return -logits.gather(1, y[:, None])[:, 0]
+
+        return {"pgd": partial(pgd, steps=2, loss=margin)}
+
+    (x, y), rest = batches(20)
+    run = partial(evaluate, RowByRow(), output=tmp_path, **OPTIONS)
+    run([(x, y)], attacks())
+    expected = evaluate(RowByRow(), batches(40), attacks(), **OPTIONS)
+    assert same(run([(x, y), rest], attacks(), resume=True), expected)
+    with pytest.raises(ValueError, match=f"loader: .* where 0 has label {int(y[0])}, got {int(y[0] + 1) % 4}"):
+        run([(x, (y + 1) % 4)], attacks(), resume=True)
+    path = tmp_path / "results-0.jsonl"
+    path.write_bytes(b"\0\0\n" + path.read_bytes())
+    with pytest.raises(ValueError, match=r"output: expected a record in each line of .*results-0\.jsonl"):
+        run([(x, y), rest], attacks(), resume=True)
 
 
 def _worker(rank: int, folder: str) -> None:
@@ -193,6 +230,22 @@ def test_two_processes(tmp_path: Path) -> None:
         assert done == [i for i in range(40) if i // 6 % 2 == rank]
     resumed = evaluate(RowByRow(), batches(9), ATTACKS, output=tmp_path / "run", resume=True, **OPTIONS)
     assert same(resumed, expected)
+
+
+def _failing_worker(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    network = RowByRow()
+    model = network if rank == 0 else lambda x: network(x) if len(x) == 6 else network(x)[:1]
+    message = (
+        "model: expected logits" if rank else "evaluate: .* got from process 1: ValueError.*model: expected logits"
+    )
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        evaluate(model, [*batches(6, 18), *batches(5, 10)], {}, **OPTIONS)
+    distributed.destroy_process_group()
+
+
+def test_a_process_that_fails_leaves_no_other_waiting(tmp_path: Path) -> None:
+    multiprocessing.spawn(_failing_worker, (str(tmp_path),), nprocs=2)
 
 
 def test_a_model_in_any_state_comes_back_as_it_was() -> None:
@@ -236,6 +289,7 @@ def test_nothing_to_evaluate() -> None:
         ({"eps": torch.ones(4)}, TypeError, "eps: expected a number"),
         ({"bounds": (1, 0)}, ValueError, "bounds: "),
         ({"seed": -1}, ValueError, "seed: "),
+        ({"seed": 2**64}, ValueError, "seed: "),
         ({"resume": True}, ValueError, "output: expected a folder with resume=True, got None"),
         ({"attacks": "strong"}, ValueError, "attacks: expected one of 'standard'"),
         ({"attacks": [pgd]}, TypeError, "attacks: expected 'standard' or a mapping"),
@@ -246,6 +300,23 @@ def test_nothing_to_evaluate() -> None:
         ({"loader": [(*batches(8)[0], torch.zeros(8).long())]}, ValueError, "loader: expected each index once"),
         ({"loader": [(*batches(8)[0], torch.zeros(7).long())]}, ValueError, "index: expected"),
         ({"loader": DataLoader(TensorDataset(*samples()), shuffle=True)}, ValueError, "loader: .* shuffled"),
+        (
+            {
+                "loader": DataLoader(
+                    TensorDataset(*samples()), batch_sampler=BatchSampler(RandomSampler(range(40)), 8, False)
+                )
+            },
+            ValueError,
+            "loader: .* shuffled",
+        ),
+        ({"loader": [(samples()[0].numpy(), samples()[1])]}, TypeError, "x: expected a tensor"),
+        ({"loader": [(samples()[0], samples()[1][:3])]}, ValueError, "y: expected one class index per sample"),
+        ({"attacks": {"own": lambda model, x, y, **options: x}}, TypeError, "own: expected an AttackResult"),
+        (
+            {"attacks": {"own": lambda model, x, y, eps, **options: fgsm(model, x.float(), y, eps=0)}},
+            ValueError,
+            "own: expected a torch.float64 tensor",
+        ),
         (
             {
                 "loader": DataLoader(

@@ -148,15 +148,19 @@ def test_results_are_in_ball_and_box(
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_a_sample_does_not_depend_on_its_batch(name: str, norm: str, early_stop: bool) -> None:
     model = RowByRow()
-    x, y = batch(12, (2, 3), 4, torch.float64)
-    run = partial(RANDOM[name], model, norm=norm, eps=0.2, restarts=2, early_stop=early_stop)
+    x, _ = batch(40, (2, 3), 4, torch.float64)
+    y = model(x).argmax(1)
+    eps = {"linf": 0.1, "l1": 0.3, "l2": 0.2}[norm]
+    run = partial(RANDOM[name], model, norm=norm, eps=eps, restarts=2, early_stop=early_stop)
     together = run(x, y, generator=rng())
-    for rows in ([7], [3, 11, 0], [11, 10, 9, 8, 7, 6]):
+    assert 0 < together.success.sum() < 40
+    for rows in (*([row] for row in range(8)), [3, 11, 0], [39, 30, 9, 8, 7, 6]):
         index = torch.tensor(rows)
         apart = run(x[index], y[index], index=index, generator=rng())
         assert torch.equal(apart.adversarial, together.adversarial[index])
         assert torch.equal(apart.success, together.success[index])
-    other = run(x, y, index=torch.arange(12) + 1, generator=rng())
+        torch.testing.assert_close(apart.trace, together.trace[:, :, index], rtol=1e-12, atol=0, equal_nan=True)
+    other = run(x, y, index=torch.arange(40) + 1, generator=rng())
     assert not torch.equal(other.trace, together.trace)
 
 
@@ -311,6 +315,40 @@ def test_the_last_iterate_instead_of_the_best(restarts: int) -> None:
     assert torch.equal(clean.adversarial, x)
 
 
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_last_iterate_without_a_loss(targeted: bool) -> None:
+    """It is no result: the sample itself comes back, and nothing is claimed of it."""
+    network = linear(classes=3)
+    x, y = batch(classes=3)
+
+    def model(batch: Tensor) -> Tensor:
+        return torch.where((batch == x).all(1, keepdim=True), network(batch), torch.nan)
+
+    result = pgd(model, x, y, eps=0.1, steps=2, keep="last", restarts=2, targeted=targeted, generator=rng())
+    assert torch.equal(result.adversarial, x)
+    assert result.loss.isnan().all()
+    assert not result.success.any()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd", "square"])
+def test_a_nan_that_the_loss_does_not_see_is_never_a_success(name: str) -> None:
+    network = RowByRow(classes=3)
+    x, _ = batch(12, (2, 3), dtype=torch.float64)
+    y = network(x)[:, :2].argmax(1)
+
+    def model(batch: Tensor) -> Tensor:
+        logits = network(batch)
+        third = torch.where((batch == x).flatten(1).all(1), logits[:, :2].amin(1), torch.nan)
+        return torch.cat([logits[:, :2], third[:, None]], 1)
+
+    def of_the_label(logits: Tensor, y: Tensor) -> Tensor:
+        return -logits.gather(1, y[:, None])[:, 0]
+
+    options = {"generator": rng()} if name in RANDOM else {}
+    result = SHORT[name](model, x, y, eps=0.3, loss=of_the_label, **options)
+    assert not result.success.any()
+
+
 # --------------------------------------------------------------------------------------------------------------- losses
 
 
@@ -384,9 +422,12 @@ def test_checkpoints_are_the_published_ones() -> None:
 
 
 def published_apgd(
-    gain: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, norm: str, eps: float, steps: int
+    gain: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, norm: str, eps: float, steps: int, rho: float
 ) -> Any:
-    """Algorithm 1 of Croce and Hein (2020) for one sample, as it reads; the points where the gain is evaluated."""
+    """Algorithm 1 of Croce and Hein (2020) for one sample, as it reads; the points where the gain is evaluated.
+
+    But for one thing: in l2, entries at a bound that the gradient points to take no part of its length.
+    """
 
     def project(z: Tensor) -> Tensor:
         if norm == "linf":
@@ -397,7 +438,10 @@ def published_apgd(
     def climbed(z: Tensor, size: float) -> Tensor:
         leaf = z.clone().requires_grad_()
         (grad,) = torch.autograd.grad(gain(leaf).sum(), leaf)
-        return project(z + size * (grad.sign() if norm == "linf" else grad / grad.norm()))
+        if norm == "linf":
+            return project(z + size * grad.sign())
+        grad[((grad > 0) & (z >= 1 - 1e-15)) | ((grad < 0) & (z == 0))] = 0
+        return project(z + size * grad / grad.norm())
 
     shares = [0.0, 0.22]
     while shares[-1] < 1:
@@ -417,7 +461,7 @@ def published_apgd(
         previous, now = now, after
         if k in checkpoints:
             length = k - checkpoints[checkpoints.index(k) - 1]
-            halved = rises < 0.75 * length or (not halved and bool(gain(best) == gain(highest_then)))
+            halved = rises < rho * length or (not halved and bool(gain(best) == gain(highest_then)))
             if halved:
                 size, now = size / 2, best
             rises, highest_then = 0, best
@@ -425,7 +469,9 @@ def published_apgd(
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_apgd_is_the_published_algorithm(norm: str) -> None:
+@pytest.mark.parametrize(("rho", "eps"), [(0.75, 0.7), (0.0, 0.7), (0.0, 3.0)])
+def test_apgd_is_the_published_algorithm(norm: str, rho: float, eps: float) -> None:
+    """With a rho of 0, the step size is halved only where the best iterate stays the same."""
     network = RowByRow()
     x, y = batch(6, (6,), 4, torch.float64)
     seen: list[Tensor] = []
@@ -434,16 +480,66 @@ def test_apgd_is_the_published_algorithm(norm: str) -> None:
         seen.append(batch.detach())
         return network(batch)
 
-    apgd(model, x, y, norm=norm, eps=0.7, steps=50, loss="margin", generator=rng())
+    apgd(model, x, y, norm=norm, eps=eps, steps=50, rho=rho, loss="margin", generator=rng())
     path = torch.stack(seen[1:])
     margin = LOSSES["margin"].score
     for i in range(6):
         rows = slice(i, i + 1)
         gain = partial(lambda z, label: margin(network(z), label), label=y[rows])
-        expected = published_apgd(gain, x[rows], path[0, rows], norm, 0.7, 50)
+        expected = published_apgd(gain, x[rows], path[0, rows], norm, eps, 50, rho)
         torch.testing.assert_close(path[:, i], expected, rtol=0, atol=1e-9)
     step = (path[-1] - path[-2]).flatten(1).norm(dim=1)
-    assert (step < 0.2).all()  # there were checkpoints that halved the step size
+    assert rho == 0 or (step < 0.2).all()  # there were checkpoints that halved the step size
+
+
+def published_sparse_apgd(gain: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, eps: float, steps: int) -> Tensor:
+    """The l1 search of Croce and Hein (2021) for one sample, as the docstring has it; the points that are evaluated."""
+    some = 3 * steps // 10
+    best, seen = start, []
+    for radius, count in ((3 * eps, some), (2 * eps, some), (eps, steps - 2 * some)):
+        now = x + ir.ops.project_l1(best - x, radius, center=x, bounds=(0, 1)) if seen else start
+        moved = int((now != x).sum())
+        k = max(1, int(moved / 1.5))
+        best, size = now, radius
+        seen.append(now)
+        for step in range(1, count + (radius > eps)):
+            now = sparse_step(gain, x, now, radius, size, k)
+            seen.append(now)
+            best = now if gain(now) > gain(best) else best
+            if step % (count // 25) == 0:
+                before, moved = moved, int((best != x).sum())
+                if moved < 0.95 * before:
+                    now, size = best, radius
+                else:
+                    size = max(size / 1.5, radius / 10)
+                k = max(1, int(moved / 1.5))
+    return torch.cat([*seen, sparse_step(gain, x, now, eps, size, k)])
+
+
+def sparse_step(gain: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, radius: float, size: float, k: int) -> Tensor:
+    leaf = z.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(gain(leaf).sum(), leaf)
+    grad[((grad > 0) & (z >= 1 - 1e-15)) | ((grad < 0) & (z == 0))] = 0
+    return ir.ops.l1_step(z, grad, x, radius, size, bounds=(0, 1), k=k)
+
+
+def test_sparse_apgd_is_the_published_algorithm() -> None:
+    network = RowByRow(40)
+    x, y = batch(6, (40,), 4, torch.float64)
+    seen: list[Tensor] = []
+
+    def model(batch: Tensor) -> Tensor:
+        seen.append(batch.detach())
+        return network(batch)
+
+    apgd(model, x, y, norm="l1", eps=1.5, steps=200, loss="margin", generator=rng())
+    path = torch.stack(seen[1:])
+    margin = LOSSES["margin"].score
+    for i in range(6):
+        rows = slice(i, i + 1)
+        gain = partial(lambda z, label: margin(network(z), label), label=y[rows])
+        expected = published_sparse_apgd(gain, x[rows], path[0, rows], 1.5, 200)
+        torch.testing.assert_close(path[:, i], expected, rtol=0, atol=1e-9)
 
 
 def test_sparse_apgd_shrinks_its_ball_and_its_steps() -> None:

@@ -147,6 +147,27 @@ def test_l1_goes_on_with_the_entries_that_can_move(largest: int) -> None:
     torch.testing.assert_close(result.adversarial, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("attack", "share"), [("pgd", 0.95), ("apgd", 0.99)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_corners_of_the_box_do_not_hold_up_the_search(attack: str, share: float, norm: str) -> None:
+    """Samples of which many entries start at a bound, or soon are there, and have the largest gradients."""
+    w = torch.tensor([[8.0, -4.0, 1.0]], dtype=torch.float64)
+    x = torch.rand(64, 3, dtype=torch.float64, generator=rng())
+    x[::2] = x[::2].round()
+
+    def model(batch: Tensor) -> Tensor:
+        return torch.cat([100 - batch @ w.T, batch @ w.T], 1)
+
+    y = torch.zeros(64, dtype=torch.int64)
+    for eps in (0.3, 1.0):
+        run = getattr(ir.attacks, attack)
+        result = run(model, x, y, norm=norm, eps=eps, steps=100, loss="margin", generator=rng())
+        reached = ((result.adversarial - x) * w).sum(1)
+        optimum = best_of_a_linear_function(norm, w.expand(64, -1), x, eps, (0.0, 1.0))
+        assert (reached >= share * optimum - 1e-9).all()
+        assert (reached <= optimum * (1 + 1e-9) + 1e-9).all()
+
+
 def test_confident_model_does_not_hide_its_gradient() -> None:
     """Logits so far apart that the softmax is 0 and 1 in float32: the gradient of plain cross entropy is zero."""
     model = linear()
@@ -504,6 +525,19 @@ def test_arguments_are_not_modified(random_start: bool) -> None:
     assert (x.grad == 1).all()
     assert eps.grad is None
     assert not result.adversarial.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_models_with_flags_that_cannot_be_set() -> None:
+    x, y = batch()
+    options: dict[str, Any] = {"eps": 0.1, "steps": 3, "random_start": False}
+    expected = ir.attacks.pgd(linear(), x, y, **options)
+    scripted = torch.jit.freeze(torch.jit.script(linear().eval()))
+    torch.testing.assert_close(ir.attacks.pgd(scripted, x, y, **options).adversarial, expected.adversarial)
+    with torch.inference_mode():
+        model = linear()
+    ir.attacks.square(model, x, y, eps=0.1, queries=3)
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, True]
 
 
 def relu_in_place(x: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ def test_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out.splitlines()) > 1
 
 
-def test_walkthrough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_walkthrough(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network of two epochs: what the files hold is what was attacked, to the last of 255 levels."""
     pytest.importorskip("sklearn")
     imread: Any = pytest.importorskip("matplotlib.image").imread
+    monkeypatch.delattr(torch, "set_num_threads")  # only the program may
     runpy.run_path(str(EXAMPLES / "pgd_walkthrough.py"))["main"](tmp_path, epochs=2)
     image, *attacked = (
         (imread(tmp_path / f"{name}.png") * 255).round() for name in ("image", "untargeted", "targeted")

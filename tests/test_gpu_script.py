@@ -29,5 +29,5 @@ def test_every_step_runs_something_that_is_there() -> None:
     collected = subprocess.run(collect, cwd=SCRIPT.parent.parent, capture_output=True, text=True, check=True).stdout
     assert {name.replace("[cuda-", "[reference-") for name in named} <= set(collected.splitlines())
     steps = re.findall(r"step \w+ (\d+) ", text)
-    assert len(steps) == 7
+    assert len(steps) == 8
     assert min(map(int, steps)) > 0

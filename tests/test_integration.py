@@ -278,6 +278,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("fn", {"fn": lambda delta: 1.0}),
     ("fn", {"fn": lambda delta: delta.sum()}),
     ("fn", {"fn": lambda delta: delta[1:]}),
+    ("fn", {"fn": lambda delta: torch.zeros(len(delta), len(delta)), "chunk": 31}),
     ("fn", {"fn": lambda delta: delta.to(torch.complex64)}),
     ("sampler", {"sampler": 1}),
     ("sampler", {"sampler": lambda n, generator: torch.zeros(n + 1)}),
@@ -326,6 +327,8 @@ def test_the_largest_dimension_of_sobol_points_works() -> None:
         ("eps", lambda: UniformBall("l2", torch.zeros(2, 2), torch.tensor([1.0, math.nan]))),
         ("eps", lambda: UniformBall("l2", torch.zeros(2, 2), torch.ones(3))),
         ("sigma", lambda: Gaussian(torch.zeros(1, 2), -1.0)),
+        ("points", lambda: BALL.from_cube(torch.zeros(1, 7, dtype=torch.float64))),
+        ("points", lambda: BALL.from_cube(torch.ones(1, 3))),
     ],
 )
 def test_bad_samplers_name_their_argument(name: str, make: Callable[[], Any]) -> None:
@@ -389,22 +392,34 @@ def test_bounds_are_those_of_clopper_and_pearson(hits: int, samples: int) -> Non
     assert result.probability.item() == pytest.approx(bound, rel=1e-9)
     assert result.radius.item() == pytest.approx(2 * stats.norm.ppf(bound) if bound > 0.5 else 0, rel=1e-9)
     assert result.classes.item() == (1 if bound > 0.5 else ABSTAIN)
-    for alpha in (1e-4, 0.01, 0.2):
+    p_value = stats.binomtest(hits, samples, 0.5).pvalue
+    for alpha in (1e-4, 0.01, 0.2, p_value * (1 - 1e-9), min(p_value * (1 + 1e-9), 0.9)):
         predicted = smoothed_predict(Scripted(0, hits), torch.zeros(1, 1), sigma=2.0, samples=samples, alpha=alpha)
-        sure = stats.binomtest(hits, samples, 0.5).pvalue <= alpha
+        sure = p_value <= alpha
         assert predicted.item() == (int(hits > samples / 2) if sure else ABSTAIN)
 
 
 def test_smoothing_gives_the_model_back_as_it_was() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x = torch.rand(2, 1, 2, 2, generator=rng())
     smoothed_predict(model, x, sigma=0.5, samples=20, generator=rng())
     smoothed_certify(model, x, sigma=0.5, samples=20, generator=rng())
-    assert (model.training, model[1].training, model[2].training) == (True, False, True)
+    assert [module.training for module in (model, *model)] == [True, True, False, True, True]
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_nothing_is_certain_of_nan() -> None:
+    def broken(x: Tensor) -> Tensor:  # whenever the first value is negative: for half of the noise
+        return torch.stack([torch.zeros(len(x)), x[:, 0].sqrt()], dim=1)
+
+    x = torch.tensor([[0.0], [math.nan]])
+    result = smoothed_certify(broken, x, sigma=1.0, samples=1000, generator=rng())
+    assert (result.classes == ABSTAIN).all()
+    assert (result.radius == 0).all()
+    assert smoothed_predict(broken, x, sigma=1.0, generator=rng()).tolist() == [1, ABSTAIN]
 
 
 @pytest.mark.parametrize("function", [smoothed_predict, smoothed_certify])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -130,6 +131,14 @@ def test_frank_wolfe_stays_in_the_ball(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", FRANK_WOLFE)
+def test_frank_wolfe_with_one_radius_per_row(norm: str) -> None:
+    kind, order = FRANK_WOLFE[norm]
+    epsilon = torch.linspace(0.1, 0.8, 8)  # param_ndim=1 makes eight rows of it
+    result, _ = stepped(kind, torch.zeros(2, 4, 5), normal(2, 4, 5), epsilon=epsilon, param_ndim=1)
+    torch.testing.assert_close(norms(result.view(8, 5), order), epsilon.double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", FRANK_WOLFE)
 def test_frank_wolfe_finds_the_minimum_of_a_linear_function(norm: str) -> None:
     kind, order = FRANK_WOLFE[norm]
     slope = normal(3, 8)
@@ -146,6 +155,15 @@ def test_frank_wolfe_radius_per_group() -> None:
     first.grad, second.grad = torch.ones(1, 3), torch.ones(1, 3)
     optimizer.step()
     assert (first.tolist(), second.tolist()) == ([[-3.0] * 3], [[-0.5] * 3])
+
+
+@pytest.mark.parametrize("norm", FRANK_WOLFE)
+def test_a_group_has_one_radius(norm: str) -> None:
+    """Not a second name for it that changes nothing."""
+    param = torch.zeros(2, 3, requires_grad=True)
+    optimizer = FRANK_WOLFE[norm][0]([{"params": [param], "epsilon": 3.0}], epsilon=1.0)
+    assert optimizer.param_groups[0]["lmo_scaling_factor"] == 3.0
+    assert "epsilon" not in optimizer.param_groups[0]
 
 
 def test_l1_steps_are_sparse_and_end_at_the_best_vertex() -> None:
@@ -199,20 +217,32 @@ def test_l2_norms_of_what_has_no_square(scale: float, rows: int) -> None:
     torch.testing.assert_close(normed, torch.tensor([[0.6, -0.8]]).repeat(rows, 1))
 
 
-def test_ties_are_all_kept() -> None:
-    grad = torch.tensor([[1.0, -2.0, 2.0, -2.0, 0.0]])
-    _, kept = stepped(optim.TopQGradientOptimizer, torch.zeros(1, 5), grad, q=0.6, lr=0.1)
-    assert kept.tolist() == [[0.0, -2.0, 2.0, -2.0, 0.0]]
-    _, shared = stepped(optim.L1qNormedGradientOptim, torch.zeros(1, 5), grad, q=0.6, lr=0.1)
-    torch.testing.assert_close(shared, torch.tensor([[0.0, -1.0, 1.0, -1.0, 0.0]]) / 3)
+def test_of_ties_the_first_are_kept() -> None:
+    grad = torch.tensor([[1.0, -2.0, 2.0, -2.0, 0.0], [3.0, 0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, math.nan, 1.0]])
+    _, kept = stepped(optim.TopQGradientOptimizer, torch.zeros(3, 5), grad, q=0.6, lr=0.1)
+    assert kept[:2].tolist() == [[0.0, -2.0, 2.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0, 0.0]]
+    assert torch.equal(kept[2].isnan(), grad[2].isnan())
+    _, shared = stepped(optim.L1qNormedGradientOptim, torch.zeros(3, 5), grad, q=0.6, lr=0.1)
+    assert shared[:2].tolist() == [[0.0, -0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]]
+    assert shared[2].isnan().all()
+
+
+def test_top_q_of_signs_is_sparse() -> None:
+    param = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    links = (optim.SignedGradientOptim, partial(optim.TopQGradientOptimizer, q=0.9))
+    optimizer = optim.ChainedParamTransformingOptimizer(*links, params=[param], lr=1.0)
+    param.grad = normal(2, 3, 8, 8, seed=0)
+    optimizer.step()
+    assert param.count_nonzero(dim=(1, 2, 3)).tolist() == [19, 19]
 
 
 @given(seed=st.integers(0, 2**16), length=st.integers(1, 40), q=st.floats(0, 1))
 def test_top_q_keeps_as_many_as_it_says(seed: int, length: int, q: float) -> None:
     grad = normal(3, length, seed=seed)
+    grad[0] = (2 * grad[0]).round()  # with ties and zeros
     _, kept = stepped(optim.TopQGradientOptimizer, torch.zeros(3, length), grad, q=q, lr=0.1)
     count = round((1 - q) * length)
-    expected = grad.abs().topk(count, dim=1).indices
+    expected = grad.abs().sort(dim=1, descending=True, stable=True).indices[:, :count]
     assert torch.equal(kept, torch.zeros(3, length).scatter(1, expected, grad.gather(1, expected)))
 
 
@@ -341,6 +371,13 @@ def test_an_existing_inner_optimizer() -> None:
         optim.SignedGradientOptim([other], inner)
 
 
+def test_an_inner_optimizer_of_other_groups() -> None:
+    param, other = (torch.zeros(2, 3, requires_grad=True) for _ in range(2))
+    for made in ([param], [{"params": [other], "param_ndim": 1, "grad_scale": 1.0, "grad_bias": 0.0}]):
+        with pytest.raises(ValueError, match="InnerOpt: expected an optimizer of the groups that it is given"):
+            optim.SignedGradientOptim([param], lambda _, made=made: SGD(made, lr=0.1))
+
+
 def test_what_a_user_passes_in_is_not_changed() -> None:
     group, defaults = {"params": [torch.zeros(2, 3, requires_grad=True)]}, {"epsilon": 0.5}
     optimizer = optim.L2ProjectedOptim([group], lr=0.1, defaults=defaults)
@@ -391,6 +428,14 @@ def test_state_dicts_go_on_alike(name: str) -> None:
         param.grad = normal(3, 4, seed=9)
         optimizer.step()
     assert torch.equal(*params)
+
+
+def test_links_of_a_chain_share_what_is_loaded() -> None:
+    chain: Any = EVERY["chain"]([normal(3, 4).requires_grad_()])
+    chain.load_state_dict(chain.state_dict())
+    for link in (*chain.chain, *copy.deepcopy(chain).chain):
+        assert link.param_groups is link.inner_opt.param_groups
+        assert link.state is link.inner_opt.state
 
 
 def test_a_closure_sees_gradients_as_they_are() -> None:

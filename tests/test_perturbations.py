@@ -243,6 +243,16 @@ def test_perturbed_data_keep_to_ball_and_bounds(norm: str, use_best: bool) -> No
 
 
 @pytest.mark.parametrize("norm", PROJECTED)
+def test_the_start_is_projected(norm: str) -> None:
+    kind, order, epsilon = PROJECTED[norm]
+    start = partial(AdditivePerturbation, init_fn=nn.init.uniform_, a=-9, b=9)
+    box = {"bounds": (0, 1), "perturbation_model": start}
+    perturbed, _ = solve(optimizer=kind, epsilon=epsilon, param_ndim=-1, steps=0, **box)
+    assert (sizes(perturbed - DATA, order) <= epsilon * (1 + 1e-6)).all()
+    assert (sizes(perturbed - DATA, order) > 0).all()
+
+
+@pytest.mark.parametrize("norm", PROJECTED)
 def test_the_optimum_of_a_linear_loss(norm: str) -> None:
     """Without bounds ``eps · ‖w‖_*``, the dual norm."""
     kind, order, epsilon = PROJECTED[norm]
@@ -273,6 +283,23 @@ def test_bounds_need_an_optimizer_that_projects() -> None:
         ValueError, match=r"data: expected values within bounds \(0.0, 1.0\), got values from .* to 1.2"
     ):
         solve(bounds=(0, 1), optimizer=optim.L2ProjectedOptim, data=DATA * 0 + 1.2)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+@pytest.mark.parametrize("box", [{}, {"center": torch.zeros(5, 6), "bounds": (-9, 9)}])
+def test_an_optimizer_that_exists_comes_back_without_the_bounds(fail: bool, box: dict[str, Any]) -> None:
+    perturb, model = AdditivePerturbation(DATA), Classifier()
+    optimizer = optim.LinfProjectedOptim(perturb.parameters(), epsilon=0.3, lr=0.1, **box)
+    groups = [dict(group) for group in optimizer.param_groups]
+    model.fail = fail
+    given = {"model": model, "data": DATA, "target": TARGET, "steps": 2, "bounds": (0, 1)}
+    try:
+        gradient_ascent(**given, perturbation_model=perturb, optimizer=optimizer)
+    except ArithmeticError:
+        assert fail
+    for group, before in zip(optimizer.param_groups, groups, strict=True):
+        assert group.keys() == before.keys()
+        assert all(group[name] is before[name] for name in before)
 
 
 def test_bounds_with_a_chain() -> None:
@@ -319,6 +346,14 @@ def test_works_in_every_mode(mode: Any) -> None:
     assert not losses.requires_grad
 
 
+def test_a_model_of_inference_tensors_comes_back_as_it_was() -> None:
+    with torch.inference_mode():
+        model = Classifier()
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+            solve(model=model)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_data_are_not_changed_and_may_be_numpy() -> None:
     data = DATA.clone().requires_grad_()
     perturbed, _ = solve(data=data)
@@ -349,6 +384,40 @@ def test_a_nan_is_never_the_best() -> None:
         lr=1.0,
     )
     assert (perturbed.tolist(), losses.tolist()) == ([1.0], [0.25])
+
+
+class Itself(nn.Module):
+    """Optimises the data, not what is added to them."""
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__()
+        self.data = nn.Parameter(data.clone())
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.data
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.data)
+
+
+def test_the_best_is_kept_where_a_model_returns_its_parameter() -> None:
+    overshooting: Any = {
+        "data": [1.0, 2.0],
+        "target": 0.0,
+        "model": lambda x: x,
+        "criterion": lambda output, _: output**2,
+        "targeted": True,
+        "lr": 1.2,
+        "optimizer": SGD,
+        "steps": 4,
+    }
+    data, losses = gradient_ascent(**overshooting, perturbation_model=Itself, use_best=True)
+    assert (data.tolist(), losses.tolist()) == ([1.0, 2.0], [1.0, 4.0])
+    found, losses = random_restart(gradient_ascent, 2)(
+        **{**overshooting, "targeted": False, "lr": 0.1}, perturbation_model=Itself(torch.tensor([1.0, 2.0]))
+    )
+    assert (found > 1).all()  # of the first run: the second starts at 0, and stays
+    torch.testing.assert_close(losses, found**2)
 
 
 @pytest.mark.parametrize(
@@ -429,6 +498,16 @@ def test_restarts_put_an_optimizer_that_exists_back() -> None:
     assert optimizer.state[perturb.delta]["step"] == 1
 
 
+def test_restarts_see_what_a_partial_has() -> None:
+    perturb = AdditivePerturbation((1,), nn.init.ones_)
+    given: Any = {"data": [0.0], "target": 0.0, "model": lambda x: x, "optimizer": SGD, "lr": 0.1, "steps": 1}
+    slopes = iter([1.0, 1.0, 2.0, 2.0, 3.0, 3.0])  # two losses per run
+    solver = partial(gradient_ascent, targeted=True, perturbation_model=perturb)
+    data, losses = random_restart(solver, 3)(**given, criterion=lambda output, _: next(slopes) * output)
+    torch.testing.assert_close((data, losses), (torch.tensor([0.9]), torch.tensor([0.9])))
+    torch.testing.assert_close(perturb.delta.detach(), torch.tensor([0.7]))  # of the last run, from 1 again
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 def test_a_nan_is_never_the_best_restart(targeted: bool) -> None:
     runs = [
@@ -440,6 +519,11 @@ def test_a_nan_is_never_the_best_restart(targeted: bool) -> None:
     data, losses = random_restart(lambda **_: next(results), 3)(targeted=targeted)
     assert data.flatten().tolist() == ([7.0, 5.0, 3.0] if targeted else [1.0, 8.0, 3.0])
     assert losses[:2].tolist() == ([0.0, 1.0] if targeted else [1.0, 2.0])
+
+
+def test_the_first_of_equals_is_kept() -> None:
+    runs = iter([(torch.tensor([[1.0]]), torch.tensor([3.0])), (torch.tensor([[2.0]]), torch.tensor([3.0]))])
+    assert random_restart(lambda: next(runs), 2)()[0].tolist() == [[1.0]]
 
 
 def test_more_restarts_never_weaken() -> None:

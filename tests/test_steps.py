@@ -1,10 +1,9 @@
-"""The fused steps: against a loop over rows, the ball and the box, momentum, k, in place, NaN, bad input."""
+"""The fused steps: against a loop over rows, the ball and the box, momentum, k, NaN, bad input."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,47 +11,10 @@ import torch
 from conftest import DTYPES, Backend, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stepping import BOUNDS, NORMS, REFERENCE, ROUNDING, SHAPES, Bounds, batch, kept, step, step_, wide
 from torch import Tensor
 
 import integralrob as ir
-
-REFERENCE = ir.ops.reference
-NORMS = ["linf", "l1", "l2"]
-SHAPES = [(0, 5), (1,), (7,), (3, 0), (1, 1), (4, 33), (2, 3, 17, 19), (300, 2)]
-BOUNDS = [None, (0.0, 1.0), (-0.25, math.inf), (0.5, 0.5)]
-Bounds = tuple[float, float] | None
-
-# Some roundings of the arithmetic, of numbers around 1, and for half types one of the result.
-ROUNDING = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float32: 2e-6, torch.float64: 1e-14}
-
-
-def step(norm: str, *arguments: Any, **options: Any) -> Tensor:
-    out: Tensor = getattr(ir.ops, f"{norm}_step")(*arguments, **options)
-    return out
-
-
-def step_(norm: str, *arguments: Any, **options: Any) -> Tensor:
-    out: Tensor = getattr(ir.ops, f"{norm}_step_")(*arguments, **options)
-    return out
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def kept(norm: str, k: Any) -> dict[str, Any]:
-    """The argument k, of the only step that has it."""
-    return {"k": k} if norm == "l1" else {}
-
-
-def batch(shape: tuple[int, ...], dtype: torch.dtype, rng: torch.Generator, device: str) -> list[Tensor]:
-    """`x_adv`, a gradient with ties and zeros, `x` in [0, 1], and `previous`."""
-    x = torch.rand(shape, dtype=torch.float64, generator=rng)
-    grad, offset, before = (torch.randn(shape, dtype=torch.float64, generator=rng) for _ in range(3))
-    grad[torch.rand(shape, generator=rng) < 0.3] = 0.5
-    grad[torch.rand(shape, generator=rng) < 0.1] = 0
-    return [t.to(device=device, dtype=dtype) for t in (x + offset / 8, grad, x, x + before / 8)]
-
 
 # ------------------------------------------------------------------------------------------------------------ by a loop
 
@@ -519,142 +481,6 @@ def test_l1_step_of_l1_apgd(backend: Backend, rng: torch.Generator) -> None:
         torch.testing.assert_close(out[row], expected, rtol=0, atol=1e-13)
 
 
-# ----------------------------------------------------------------------------------------------------- memory, autograd
-
-
-def spread(x: Tensor, order: tuple[int, ...]) -> Tensor:
-    """The same values with other strides, every second place in memory left free, which holds 9."""
-    storage = torch.full([2 * x.shape[d] for d in order], 9.0, dtype=x.dtype, device=x.device)
-    view = storage.permute([order.index(d) for d in range(x.dim())])[tuple(slice(None, None, 2) for _ in order)]
-    return view.copy_(x)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_strided_arguments(backend: Backend, norm: str, rng: torch.Generator) -> None:
-    """Every argument laid out differently, among them `x_adv`, which is written in place: only its own elements."""
-    tensors = batch((4, 3, 5, 6), torch.float32, rng, backend.device)
-    orders = ((0, 2, 3, 1), (3, 0, 1, 2), (1, 0, 3, 2), (2, 1, 0, 3))
-    strided = [spread(t, order) for t, order in zip(tensors, orders, strict=True)]
-    channels_last = [t.to(memory_format=torch.channels_last) for t in tensors]
-    assert not any(t.is_contiguous() for t in (*strided, *channels_last))
-    eps = torch.linspace(0, 0.9, 8, device=backend.device)[::2]
-    counts = torch.tensor([1, 9, 5, 9, 17, 9, 90, 9], device=backend.device)[::2]
-    for radius, k in ((0.5, 0.2), (eps, counts)):
-        expected = step(norm, *tensors[:3], radius, 0.1, **kept(norm, k), momentum=0.25, previous=tensors[3])
-        for others in (strided, channels_last):
-            options = {**kept(norm, k), "momentum": 0.25, "previous": others[3]}
-            out = step(norm, *others[:3], radius, 0.1, **options)
-            assert out.is_contiguous()
-            assert torch.equal(out, expected)
-            written = spread(tensors[0], orders[0])
-            base = written._base
-            assert base is not None
-            assert step_(norm, written, *others[1:3], radius, 0.1, **options) is written
-            assert torch.equal(written, expected)
-            assert (base == 9).sum() >= base.numel() - written.numel()
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shared", ["grad", "x", "previous", "eps", "step_size"])
-@pytest.mark.parametrize("offset", [-8, -1, 0, 1, 8])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_in_place_on_overlapping_memory(
-    backend: Backend, norm: str, shared: str, offset: int, transposed: bool, rng: torch.Generator
-) -> None:
-    memory = torch.randn(200, generator=rng).to(backend.device).abs()
-    x_adv = memory[50:99].view(7, 7)
-    options = {name: torch.rand(7, 7, generator=rng).to(backend.device) for name in ("grad", "x", "previous")}
-    options |= {
-        name: torch.full((7,), size, device=backend.device) for name, size in (("eps", 0.5), ("step_size", 0.3))
-    }
-    few = shared in ("eps", "step_size")
-    view = memory[50 + offset :][: 7 if few else 49]
-    options[shared] = view if few else view.view(7, 7).T if transposed else view.view(7, 7)
-    expected = step(norm, x_adv, **options, **kept(norm, 3), momentum=0.25)
-    step_(norm, x_adv, **options, **kept(norm, 3), momentum=0.25)
-    assert torch.equal(x_adv, expected)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_in_place_on_memory_shared_outside_of_torch(norm: str, rng: torch.Generator) -> None:
-    memory = torch.rand(65, generator=rng).numpy()
-    x_adv, x = torch.from_numpy(memory[None, 1:]), torch.from_numpy(memory[None, :-1])
-    grad = torch.randn(1, 64, generator=rng)
-    expected = step(norm, x_adv, grad, x, 0.1, 0.1)
-    assert torch.equal(step_(norm, x_adv, grad, x, 0.1, 0.1), expected)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("size", "stride"), [((4, 4), (1, 1)), ((4, 4), (3, 1)), ((4, 4), (0, 1)), ((2, 3), (1, 0))])
-def test_in_place_refuses_what_overlaps_itself(norm: str, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-    x_adv = torch.rand(20).as_strided(size, stride)
-    before = x_adv.clone()
-    with pytest.raises(ValueError, match=r"x_adv: expected memory for each element, got .* with strides \(\d, \d\)"):
-        step_(norm, x_adv, torch.ones(size), torch.ones(size), 0.1, 0.1)
-    assert torch.equal(x_adv, before)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("layout", [lambda t: t.T, lambda t: t[::2, 1::3], lambda t: t[:, 3:4], lambda t: t[:1].T])
-def test_in_place_takes_slices_and_transposes(
-    norm: str, layout: Callable[[Tensor], Tensor], rng: torch.Generator
-) -> None:
-    x_adv = layout(torch.rand(6, 9, generator=rng))
-    grad, x = (torch.rand(x_adv.shape, generator=rng) for _ in range(2))
-    expected = step(norm, x_adv, grad, x, 0.1, 0.1)
-    assert torch.equal(step_(norm, x_adv, grad, x, 0.1, 0.1), expected)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_in_place_on_a_transpose_compiles_with_dynamic_shapes(norm: str, rng: torch.Generator) -> None:
-    g, c = torch.randn(6, 9, generator=rng), torch.rand(6, 9, generator=rng)
-    x_adv = torch.rand(9, 6, generator=rng).t()
-    step_ = getattr(ir.ops, f"{norm}_step_")
-    expected = getattr(ir.ops, f"{norm}_step")(x_adv, g, c, 0.5, 0.1)
-    compiled = torch.compile(lambda *given: step_(*given, 0.5, 0.1), fullgraph=True, dynamic=True, backend="aot_eager")
-    compiled(x_adv, g, c)
-    assert torch.equal(x_adv, expected)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_radius_beyond_the_type_is_infinite(norm: str, rng: torch.Generator) -> None:
-    """Also where it becomes a tensor, because another argument is one."""
-    x, g = torch.rand(2, 5, generator=rng), torch.randn(2, 5, generator=rng)
-    step = getattr(ir.ops, f"{norm}_step")
-    expected = step(x, g, x, math.inf, 0.1)
-    for size in (0.1, torch.full((2,), 0.1)):
-        assert torch.equal(step(x, g, x, 1e39, size), expected)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_takes_what_it_was_given_into_no_graph(backend: Backend, norm: str, rng: torch.Generator) -> None:
-    x_adv, grad, x, previous = (t.requires_grad_() for t in batch((2, 3), torch.float32, rng, backend.device))
-    eps = torch.tensor([0.1, 0.2], device=backend.device, requires_grad=True)
-    options = {**kept(norm, torch.tensor([0.5, 1.0], device=backend.device, requires_grad=True)), "momentum": 0.5}
-    before = x_adv.detach().clone()
-    for radius in (eps, 0.1):
-        expected = step(norm, before, grad, x, radius, 0.1, **options, previous=previous)
-        assert not expected.requires_grad
-        with torch.no_grad():
-            x_adv.copy_(before)
-        assert step_(norm, x_adv, grad, x, radius, 0.1, **options, previous=previous) is x_adv
-        assert x_adv.requires_grad
-        assert x_adv.is_leaf
-        assert x_adv.grad_fn is None
-        assert torch.equal(x_adv.detach(), expected)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_in_place_step_is_seen_by_autograd(backend: Backend, norm: str) -> None:
-    """A backward pass that needs the overwritten values is an error, not a wrong gradient."""
-    x = torch.full((1, 2), 0.5, device=backend.device)
-    x_adv = x.clone().requires_grad_()
-    loss = x_adv.square().sum()
-    step_(norm, x_adv, torch.ones_like(x), x, 0.25, 0.25)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
 # ------------------------------------------------------------------------------------------------------------------ NaN
 
 
@@ -693,6 +519,8 @@ def test_nan_stays_in_its_row_or_entry(
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 D = torch.rand(2, 3)
+
+
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x_adv": [0.5]}, TypeError, "x_adv: expected a tensor"),
     ({"x_adv": torch.tensor(0.5)}, ValueError, r"x_adv: expected shape \[B, ...\]"),
@@ -738,6 +566,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"momentum": 0.5, "previous": 0.5}, TypeError, "previous: expected a tensor, got 0.5"),
 ]
+
+
 BAD_K: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"k": 0}, ValueError, "k: expected an int of at least 1, got 0"),
     ({"k": 4}, ValueError, "k: expected an int from 1 to 3, the entries of a sample, got 4"),

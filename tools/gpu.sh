@@ -82,6 +82,7 @@ step information 20 bash -c information
 step gpu_tests 110 "$python" -m pytest -q --durations=10 tests/test_cuda.py tests/test_cuda_models.py
 step other_tests 110 bash -c other_tests
 step benchmarks 110 "$python" -m benchmarks --device cuda --seconds 0.6 --json "$out/benchmarks.json"
+step graphs 40 "$python" -m benchmarks.attack_graphs --rounds 3
 step ctest 25 ctest --test-dir build/native --output-on-failure --no-tests=error --parallel 8 --exclude-regex sanitized
 if command -v compute-sanitizer >/dev/null; then
   step sanitizer 150 bash -c sanitizer

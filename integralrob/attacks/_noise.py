@@ -15,15 +15,22 @@ _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
 
 
+# So many numbers stay in a CPU's cache while one operation after another runs over them.
+_BLOCK = 2**16
+
+
 def _shifted(bits: Tensor, count: int) -> Tensor:
     """A logical shift to the right: torch's copies the sign."""
-    return (bits >> count) & (2 ** (64 - count) - 1)
+    return (bits >> count).bitwise_and_(2 ** (64 - count) - 1)
 
 
-def _mixed(bits: Tensor) -> Tensor:
-    bits = (bits ^ _shifted(bits, 30)) * _FIRST
-    bits = (bits ^ _shifted(bits, 27)) * _SECOND
-    return bits ^ _shifted(bits, 31)
+def _mix_(bits: Tensor) -> Tensor:
+    bits ^= _shifted(bits, 30)
+    bits *= _FIRST
+    bits ^= _shifted(bits, 27)
+    bits *= _SECOND
+    bits ^= _shifted(bits, 31)
+    return bits
 
 
 @dataclass(frozen=True)
@@ -45,31 +52,37 @@ class Noise(Rows):
     @classmethod
     def of(cls, seed: Tensor, index: Tensor) -> Noise:
         """The streams of the samples ``index [B]``, for an int64 `seed` of no dimensions."""
-        return cls(_mixed(_mixed(seed) + _GOLDEN * index))
+        return cls(_mix_(_mix_(seed.clone()) + _GOLDEN * index))
 
     def stream(self, *numbers: int) -> Noise:
         """Streams that have nothing to do with these, nor with those of other numbers."""
         keys = self.keys
         for number in numbers:
-            keys = _mixed(keys ^ (_GOLDEN * (number + 1) % 2**63))
+            keys = _mix_(keys ^ (_GOLDEN * (number + 1) % 2**63))
         return Noise(keys)
 
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """``[B, *shape]`` of float32 or float64, uniform in the open interval from 0 to 1."""
         count = torch.Size(shape).numel()
-        position = torch.arange(1, count + 1, device=self.keys.device)
-        bits = _mixed(self.keys[:, None] + _GOLDEN * position).reshape(-1, *shape)
+        out = torch.empty(len(self.keys), count, dtype=dtype, device=self.keys.device)
+        places = _GOLDEN * torch.arange(1, count + 1, device=out.device)
         digits = 52 if dtype == torch.float64 else 23  # one less than the mantissa has: 1 - 2^-24 is still below 1
-        return (_shifted(bits, 64 - digits).to(dtype) + 0.5) * 2.0**-digits
+        block = _BLOCK if out.device.type == "cpu" else max(out.numel(), 1)
+        height = max(block // max(count, 1), 1)
+        for keys, rows in zip(self.keys.split(height), out.split(height), strict=True):
+            for some, part in zip(places.split(block), rows.split(block, dim=1), strict=True):
+                bits = _mix_(keys[:, None] + some)
+                part.copy_(_shifted(bits, 64 - digits)).add_(0.5).mul_(2.0**-digits)
+        return out.reshape(len(out), *shape)
 
     def sign(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """``[B, *shape]`` of -1 and 1."""
-        return torch.where(self.uniform(shape) < 0.5, -1.0, 1.0).to(dtype)
+        return self.uniform(shape).sub_(0.5).sign_().to(dtype)  # never 0
 
     def exponential(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """``[B, *shape]``, exponential with mean 1."""
-        return -self.uniform(shape, dtype).log()
+        return self.uniform(shape, dtype).log_().neg_()
 
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """``[B, *shape]``, normal with variance 1."""
-        return torch.erfinv(2 * self.uniform(shape, dtype) - 1) * 2**0.5
+        return self.uniform(shape, dtype).mul_(2).sub_(1).erfinv_().mul_(2**0.5)

@@ -72,7 +72,7 @@ class Problem(Rows):
 
     def logits(self, x_adv: Tensor) -> Tensor:
         """``[B, K]``. The model gets a copy, which it may write to, and not a leaf, which it may not."""
-        return self.model(self.normalise(x_adv.clone()))
+        return self.model(self.normalise(x_adv))
 
     def evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         """Gain ``[B]`` and success, bool ``[B]``."""
@@ -129,6 +129,6 @@ class Problem(Rows):
         score = self._score(logits)
         hit = logits.argmax(1) == self.y
         # argmax takes NaN for the largest logit: no success is claimed from that
-        success = (hit if self.targeted else ~hit) & ~score.isnan()
+        success = (hit if self.targeted else ~hit) & ~(score.isnan() | logits.isnan().any(1))
         gain = score.to(arithmetic_dtype(score.dtype))
         return (-gain if self.targeted else gain), success

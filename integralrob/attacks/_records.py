@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import describe
+
 
 @dataclass(frozen=True)
 class Record:
@@ -54,6 +56,16 @@ class Records:
             _replace(path, json.dumps(settings, indent=2).encode())
         self.lines = self.folder / f"results-{process}.jsonl"
 
+    def missing(self, index: Tensor, labels: Tensor) -> Tensor:
+        """Bool ``[B]``, which samples have no record."""
+        records = [self.done.get(i) for i in index.tolist()]
+        for i, label, record in zip(index.tolist(), labels.tolist(), records, strict=True):
+            if record is not None and record.label != label:
+                raise ValueError(
+                    f"loader: expected the samples of {self.folder}, where {i} has label {record.label}, got {label}"
+                )
+        return torch.tensor([record is None for record in records], dtype=torch.bool)
+
     def add(self, records: list[Record], index: Tensor, adversarial: Tensor) -> None:
         """The records of a batch, and of its broken samples index and adversarial examples."""
         if self.folder is not None:
@@ -80,9 +92,12 @@ class Records:
 
 
 def _read(path: Path) -> Iterator[Record]:
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield Record(**json.loads(line))
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            try:
+                yield Record(**json.loads(line))
+            except (ValueError, TypeError):
+                raise ValueError(f"output: expected a record in each line of {path}, got {describe(line)}") from None
 
 
 def _drop_unfinished_line(path: Path) -> None:
@@ -99,4 +114,6 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else repr(value)
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return getattr(value, "__qualname__", None) or repr(value)  # of a function, repr gives an address

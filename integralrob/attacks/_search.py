@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from .._checks import check_bool
 from .._model_state import frozen
 from ..ops._dtypes import arithmetic_dtype
 from ._arguments import check_generator, check_index
+from ._graph import Replayed, check_cuda_graph
 from ._noise import Noise
 from ._problem import Problem
 from ._rows import Rows
@@ -34,13 +35,13 @@ class Strongest:
     def update(self, x_adv: Tensor, gain: Tensor, success: Tensor, rows: Tensor | None = None) -> None:
         """Take those of ``x_adv [B, ...]``, candidates for the samples `rows` (all), that are stronger.
 
-        Nothing here waits for the device.
+        Nothing here waits for the device. The tensors stay where they are in memory.
         """
         if rows is None:
             stronger = torch.where(success == self.success, higher(gain, self.gain), success)
             torch.where(_like(stronger, x_adv), x_adv, self.adversarial, out=self.adversarial)
-            self.gain = torch.where(stronger, gain, self.gain)
-            self.success = self.success | success
+            torch.where(stronger, gain, self.gain, out=self.gain)
+            self.success |= success
         else:
             part = Strongest(self.adversarial[rows], self.gain[rows], self.success[rows])
             part.update(x_adv, gain, success)
@@ -70,8 +71,8 @@ class Run:
     problem: Problem
     noise: Noise
     rows: Tensor | None  # which of the batch's samples the problem has; None: all
+    point: Tensor  # int64 [1], that of the next candidate in the trace
     records: bool = True
-    step: int = 0
 
     def within(self, radii: float) -> Run:
         """The run in a ball of so many radii, where iterates are no candidates; the run itself for one radius."""
@@ -85,9 +86,9 @@ class Run:
         return problem.ball.random_start(problem.x, problem.eps, problem.bounds, self.noise)
 
     def climb(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-        """Height ``[B]`` and its gradient at an iterate, which is a candidate."""
+        """Height ``[B]`` and its gradient at an iterate, which is a candidate unless only the last one is."""
         height, grad, gain, success = self.problem.climb(x_adv)
-        self._record(x_adv, gain, success)
+        self._record(x_adv, gain, success, candidate=not self.search.last_only)
         return height, grad
 
     def evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,35 +97,40 @@ class Run:
         self._record(x_adv, gain, success)
         return gain, success
 
-    def _record(self, x_adv: Tensor, gain: Tensor, success: Tensor) -> None:
+    def _record(self, x_adv: Tensor, gain: Tensor, success: Tensor, candidate: bool = True) -> None:
+        """Which point this is, the device counts: a step of a graph is the same each time."""
         search = self.search
-        search.bar.update()
         if not self.records:
             return
-        if self.rows is None:
-            search.trace[self.number, self.step] = gain
-        else:
-            search.trace[self.number, self.step, self.rows] = gain
-        self.step += 1
-        if not search.last_only:
-            search.best.update(x_adv, gain, success, self.rows)
-        elif self.step == search.trace.shape[1]:
-            if self.number == 0:  # `x` itself is no candidate
-                search.best.gain.fill_(-torch.inf)
-                search.best.success.fill_(False)
-            search.best.update(x_adv, gain, success)
+        if search.early_stop:  # as if broken samples left at once: when they do depends on the rest of the batch
+            broken = search.best.success if self.rows is None else search.best.success[self.rows]
+            gain, success = gain.masked_fill(broken, torch.nan), success & ~broken
+        at = (self.point,) if self.rows is None else (self.point, self.rows)
+        search.trace[self.number][at] = gain
+        self.point += 1
+        if not candidate:
+            return
+        if search.last_only and self.number == 0:  # `x` itself is no candidate
+            search.best.gain.fill_(torch.nan)
+            search.best.success.fill_(False)
+        search.best.update(x_adv, gain, success, self.rows)
 
     def take(self, state: State) -> State:
         """The part of a batch's state that is about the run's samples."""
         return state if self.rows is None else state.take(self.rows)
 
-    def go_on(self, state: State) -> State:
-        """The state of the samples that are left: with `early_stop`, broken ones leave.
+    def repeated(self, iteration: Callable[[State], State]) -> Callable[[State], State]:
+        """The iteration; with `cuda_graph` as one launch, whose state is in memory that the next overwrites."""
+        return Replayed(iteration, self.problem.x.device) if self.search.cuda_graph else iteration
 
-        They do so once they are a quarter of the batch, so that its size seldom changes. To look at that is the one
-        thing in a run that waits for the device.
+    def go_on(self, state: State) -> State:
+        """After an iteration: the bar moves, and this is the state of the samples that are left.
+
+        With `early_stop`, broken ones leave once they are a quarter of the batch, so that its size seldom changes. To
+        look at that is the one thing in a run that waits for the device.
         """
         search = self.search
+        search.bar.update()
         if not (search.early_stop and self.records):
             return state
         kept = ~(search.best.success if self.rows is None else search.best.success[self.rows])
@@ -146,6 +152,7 @@ class Search:
     bar: Any
     early_stop: bool
     last_only: bool
+    cuda_graph: bool
 
     def runs(self, targets: Tensor | None = None) -> Iterator[Run]:
         """One after another, on the samples that are left; none for an empty batch.
@@ -161,7 +168,8 @@ class Search:
                 problem, noise = problem.take(rows), noise.take(rows)
             if not len(problem.x):
                 return
-            yield Run(self, number, problem, noise, rows)
+            yield Run(self, number, problem, noise, rows, point=problem.y.new_zeros(1))
+            self.bar.update((number + 1) * self.bar.total // len(self.trace) - self.bar.n)
 
     def result(self) -> AttackResult:
         """What the attack returns."""
@@ -187,6 +195,7 @@ def searching(
     generator: torch.Generator | None = None,
     early_stop: bool = False,
     last_only: bool = False,
+    cuda_graph: bool = False,
     progress: bool = False,
     differentiable: bool = True,
 ) -> Iterator[Search]:
@@ -198,6 +207,7 @@ def searching(
     """
     progress, early_stop = check_bool("progress", progress), check_bool("early_stop", early_stop)
     x = problem.x
+    cuda_graph = check_cuda_graph(cuda_graph, x, early_stop)
     index = check_index(index, x)
     check_generator(generator, x.device)
     with torch.inference_mode(False), torch.enable_grad(), frozen(problem.model):
@@ -211,4 +221,4 @@ def searching(
         trace = gain.new_full((runs, points, len(x)), torch.nan)
         with tqdm(total=runs * (evaluations or points), desc=title, unit="evaluation", disable=not progress) as bar:
             best = Strongest(x, gain, success)
-            yield Search(problem, Noise.of(seed, index), best, trace, bar, early_stop, last_only)
+            yield Search(problem, Noise.of(seed, index), best, trace, bar, early_stop, last_only, cuda_graph)

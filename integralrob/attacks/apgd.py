@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -42,6 +43,7 @@ def apgd(
     index: Tensor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> AttackResult:
     r"""Auto-PGD: projected ascent with momentum that chooses its step sizes by itself.
 
@@ -61,8 +63,8 @@ def apgd(
 
     Against the published code: in linf and l2 starts are uniform in the ball, not on its surface, the first checkpoint
     counts a rise from the start, not from a loss of 0, and rising in exactly `rho` of the steps is enough, as in the
-    paper; the loss "ce" is climbed as log odds, whose gradient does not vanish; in l1, k is rounded down, not up, and
-    entries at a bound that the gradient points to take none of these places.
+    paper; in l2 and l1, entries at a bound that the gradient points to take no part of a step, and in l1 k is rounded
+    down, not up; the loss "ce" is climbed as log odds, whose gradient does not vanish.
 
     Args:
         model, x, y, norm, eps, loss, early_stop, bounds, mean, std, index, generator, progress: as in `pgd`.
@@ -72,16 +74,19 @@ def apgd(
             targeted DLR loss; untargeted otherwise: any class but `y` is a success. With ``loss="dlr"``; at most K - 1.
         restarts: number of runs, of runs for each target.
         rho: share of steps that must raise the gain, from 0 to 1.
+        cuda_graph: as in `pgd`. There is a graph for the steps of a run, without the first one and the checkpoints; in
+            l1, for each radius, one for the steps that end at a checkpoint and one for those that do not.
 
     Returns:
         `AttackResult`; its trace is ``[restarts · targets, points, B]``, with ``steps + 1`` points, in l1 those in the
         ball of radius `eps` only.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it.
+        TypeError, ValueError, RuntimeError: as in `pgd`.
 
     Complexity: ``restarts · targets · steps`` gradients (in l1 with one evaluation more for each new radius), and as
-    many evaluations as runs, and with `targets` one more. The loop never waits for the device, but with `early_stop`.
+    many evaluations as runs, and with `targets` one more. The loop never waits for the device, but with `early_stop`
+    and `cuda_graph`.
 
     Sources: F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020; l1: "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers",
@@ -124,6 +129,7 @@ def apgd(
         generator=generator,
         early_stop=early_stop,
         progress=progress,
+        cuda_graph=cuda_graph,
     ) as search:
         for run in search.runs(_likeliest(problem, targets) if targets else None):
             if sparse:
@@ -214,16 +220,20 @@ def _run(run: Run, steps: int, rho: float) -> None:
     none = torch.zeros_like(now.height)
     state = _DenseState(now, x_adv, now, 2 * _radius(run, now.height), none.long(), now.height, none.bool())
     lengths = {end: end - begin for begin, end in pairwise(_checkpoints(steps)) if end > begin}
+    advance = run.repeated(partial(_advance_dense, run, _MOMENTUM))
     for step in range(1, steps):
-        before = state.now.height
-        state = _advance(run, state, _MOMENTUM if step > 1 else 0)
-        state = replace(state, rises=state.rises + (state.now.height > before))
+        state = advance(state) if step > 1 else _advance_dense(run, 0, state)
         if step in lengths:
             state = _check(state, rho * lengths[step])
         state = run.go_on(state)
         if not len(state.previous):
             return
     run.evaluate(_step(run, state, _MOMENTUM if steps > 1 else 0))
+
+
+def _advance_dense(run: Run, momentum: float, state: _DenseState) -> _DenseState:
+    after = _advance(run, state, momentum)
+    return replace(after, rises=state.rises + (after.now.height > state.now.height))
 
 
 def _check(state: _DenseState, enough: float) -> _DenseState:
@@ -259,15 +269,18 @@ def _run_sparse(run: Run, steps: int) -> None:
         now = _Iterate(x_adv, *stage.climb(x_adv))
         state = _SparseState(now, x_adv, now, _radius(stage, now.height), _fewer(moved), moved)
         period = max(count // 25, 1)
+        advance = {check: stage.repeated(partial(_advance_sparse, stage, check)) for check in (False, True)}
         for step in range(1, count + (radii > 1)):
-            state = _advance(stage, state, 0, k=state.k)
-            if step % period == 0:
-                state = _check_sparse(stage, state)
-            state = stage.go_on(state)
+            state = stage.go_on(advance[step % period == 0](state))
             if not len(state.previous):
                 return
         delta = state.best.x_adv - run.problem.x
     run.evaluate(_step(run, state, 0, k=state.k))
+
+
+def _advance_sparse(run: Run, check: bool, state: _SparseState) -> _SparseState:
+    state = _advance(run, state, 0, k=state.k)
+    return _check_sparse(run, state) if check else state
 
 
 def _stages(steps: int) -> list[tuple[int, int]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -12,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DistributedSampler, SequentialSampler
+from torch.utils.data import DistributedSampler, IterableDataset, SequentialSampler
 from tqdm import tqdm
 
 from .._checks import check_bool, check_choice, check_int, check_real, describe
 from .._model_state import frozen
-from ..ops._arguments import check_bounds
+from ..ops._arguments import Bounds, check_bounds, check_like
 from ._arguments import check_index, check_logits, check_model, check_samples, normalisation
 from ._records import Record, Records
 from .apgd import apgd
@@ -108,7 +110,8 @@ def evaluate(
             correct, broken_by, norm of the perturbation); and ``adversarial-<index>.pt``, one for each batch, with a
             dictionary of the broken samples' ``index [n]`` and ``adversarial [n, ...]`` for
             `torch.load(..., weights_only=True)`.
-        resume: go on with what the folder has; its settings must be these. Batches and processes may be others.
+        resume: go on with what the folder has; its settings must be these, functions going by their names. Batches and
+            processes may be others. Of the model its parameters are compared, of the samples their labels.
         progress: show a bar with the accuracy so far, in the first process.
 
     Raises:
@@ -134,40 +137,59 @@ def evaluate(
     if not check_real("eps", eps, 0) < torch.inf:
         raise ValueError(f"eps: expected a finite number, got {eps}")
     check_bounds(bounds)
-    seed = check_int("seed", seed, 0)
+    if (seed := check_int("seed", seed, 0)) >= 2**63:
+        raise ValueError(f"seed: expected an int below 2**63, got {seed}")
     resume, progress = check_bool("resume", resume), check_bool("progress", progress)
     if resume and output is None:
         raise ValueError("output: expected a folder with resume=True, got None")
     _check_attacks(attacks)
     _check_loader(loader)
     options = {"norm": norm, "eps": float(eps), "bounds": bounds, "mean": mean, "std": std}
-    batches = _indexed(loader)
+    batches = _indexed(loader, bounds)
     first = next(batches, None)
     if isinstance(attacks, str):
         cascade = _Cascade(model, {}, options, seed)
         attacks = {} if first is None else _standard(cascade.logits(first[0][:2]).shape[-1], norm)
-    settings = {**options, "seed": seed, "attacks": {name: _describe(attack) for name, attack in attacks.items()}}
+    described = [{"name": name, **_describe(attack)} for name, attack in attacks.items()]
     together = distributed.is_available() and distributed.is_initialized()
     rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+    settings = {**options, "seed": seed, "attacks": described, "model": output and _fingerprint(model)}
     records = Records(output, settings, rank, resume)
     if together:
         distributed.barrier()  # nobody writes before all have read
-    with frozen(model), tqdm(total=_length(loader), unit="batch", disable=not progress or rank > 0) as bar:
-        cascade = _Cascade(model, attacks, options, seed)
-        asked: list[int] = []
+    cascade = _Cascade(model, attacks, options, seed)
+    asked: list[int] = []
+    bar = tqdm(total=_length(loader), unit="batch", disable=not progress or rank > 0)
+    with _gathered(records, ranks) as done, frozen(model), bar:
         for number, (x, y, index) in enumerate(chain([] if first is None else [first], batches)):
             asked.extend(index.tolist())
-            fresh = torch.tensor([i not in records.done for i in index.tolist()], dtype=torch.bool)
+            fresh = records.missing(index, y)
             if number % ranks == rank and fresh.any():
                 records.add(*cascade.run(x[fresh.to(x.device)], y[fresh.to(y.device)], index[fresh]))
             bar.update()
             bar.set_postfix(records.shares())
-    done = records.done
-    if together:
-        gathered: list[Any] = [None] * ranks
-        distributed.all_gather_object(gathered, done)
-        done = {index: record for part in gathered for index, record in part.items()}
     return _summary([done[index] for index in sorted(asked)], tuple(attacks))
+
+
+@contextmanager
+def _gathered(records: Records, ranks: int) -> Iterator[dict[int, Record]]:
+    """At the end, the records of all processes. Where one has failed, all raise, and none waits for it."""
+    done: dict[int, Record] = {}
+    failure: Exception | None = None
+    try:
+        yield done
+    except Exception as error:
+        failure = error
+    own = (records.done, failure and repr(failure))
+    gathered = [own] * ranks
+    if ranks > 1:
+        distributed.all_gather_object(gathered, own)
+    if failure is not None:
+        raise failure
+    for rank, (part, failed) in enumerate(gathered):
+        if failed is not None:
+            raise RuntimeError(f"evaluate: expected records from all processes, got from process {rank}: {failed}")
+        done.update(part)
 
 
 @dataclass(frozen=True)
@@ -183,8 +205,6 @@ class _Cascade:
         """A record for each sample, and index and adversarial examples of those that were broken."""
         device = self._device(x)
         x, y, index = x.to(device), y.to(device), index.to(device)
-        x, y = check_samples(x, y, self.options["bounds"])
-        index = check_index(index, x)
         logits = self.logits(x)
         check_logits(logits, y, differentiable=False)
         correct = (logits.argmax(1) == y) & ~logits.isnan().any(1)
@@ -196,11 +216,15 @@ class _Cascade:
                 break
             random = {"index": index[left], "generator": torch.Generator().manual_seed(self.seed + number)}
             result = attack(self.model, x[left], y[left], **self.options, **_accepted(attack, random))
-            self._check_inside(name, result.adversarial, x[left])
-            logits = self.logits(result.adversarial)
+            if not isinstance(result, AttackResult):
+                raise TypeError(f"{name}: expected an AttackResult, got {describe(result)}")
+            found = result.adversarial
+            check_like(name, found, "x", x[left])
+            self._check_inside(name, found, x[left])
+            logits = self.logits(found)
             broken = (logits.argmax(1) != y[left]) & ~logits.isnan().any(1)
             broken_by[left[broken]] = number
-            adversarial[left[broken]] = result.adversarial[broken]
+            adversarial[left[broken]] = found[broken].detach()
         norms = BALLS[self.options["norm"]].norm(adversarial.double() - x)
         names = (*self.attacks, None)
         columns = (index, y, correct, broken_by, norms)
@@ -218,7 +242,7 @@ class _Cascade:
         """What the model gives for samples."""
         x = x.to(self._device(x))
         with torch.no_grad(), frozen(self.model):
-            return self.model(normalisation(self.options["mean"], self.options["std"], x)(x.clone()))
+            return self.model(normalisation(self.options["mean"], self.options["std"], x)(x))
 
     def _check_inside(self, name: str, adversarial: Tensor, x: Tensor) -> None:
         norm, eps, bounds = (self.options[key] for key in ("norm", "eps", "bounds"))
@@ -231,6 +255,19 @@ class _Cascade:
         lowest, highest = (-torch.inf, torch.inf) if bounds is None else torch.tensor(bounds, dtype=x.dtype).tolist()
         if low < lowest or high > highest:
             raise RuntimeError(f"{name}: expected samples within bounds {bounds}, got values from {low} to {high}")
+
+
+def _fingerprint(model: Model) -> str:
+    """Tells a model from one with other parameters, and a function from one of another name."""
+    if not isinstance(model, nn.Module):
+        return getattr(model, "__qualname__", type(model).__qualname__)
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        is_tensor = isinstance(value, Tensor)
+        content = value.detach().cpu().flatten().view(torch.uint8).numpy() if is_tensor else repr(value).encode()
+        digest.update(name.encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _standard(classes: int, norm: str) -> dict[str, Attack]:
@@ -272,8 +309,18 @@ def _describe(attack: Attack) -> dict[str, Any]:
 def _check_loader(loader: Any) -> None:
     if not isinstance(loader, Iterable):
         raise TypeError(f"loader: expected an iterable of batches (x, y) or (x, y, index), got {describe(loader)}")
-    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+    if isinstance(_sampler(loader), DistributedSampler):
         raise ValueError("loader: expected all samples in each process, which deals them out, got a DistributedSampler")
+
+
+def _sampler(loader: Any) -> Any:
+    """What puts the samples in their order, as far as the loader has such a thing: a `DataLoader` of a map."""
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return None
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if batch_sampler is None:
+        return getattr(loader, "sampler", None)
+    return getattr(batch_sampler, "sampler", batch_sampler)  # the loader's own is another, unused, where this was given
 
 
 def _length(loader: Any) -> int | None:
@@ -283,16 +330,17 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-def _indexed(loader: Iterable[Sequence[Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches with the numbers of their samples."""
+def _indexed(loader: Iterable[Sequence[Tensor]], bounds: Bounds) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches with the numbers of their samples, checked: a bad one is an error in every process."""
+    in_order = isinstance(_sampler(loader), SequentialSampler | None)
     seen: set[int] = set()
     for batch in loader:
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise TypeError(f"loader: expected batches (x, y) or (x, y, index), got {describe(batch)}")
-        x, y = batch[:2]
+        x, y = check_samples(batch[0], batch[1], bounds)
         if len(batch) == 3:
             index = check_index(batch[2], x)
-        elif isinstance(getattr(loader, "sampler", SequentialSampler([])), SequentialSampler):
+        elif in_order:
             index = torch.arange(len(seen), len(seen) + len(x))
         else:
             raise ValueError("loader: expected batches (x, y, index), or samples in a fixed order, got a shuffled one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from .._checks import check_bool, check_choice, check_int
 from ._arguments import check_finite_per_sample, check_k
 from ._problem import Problem
 from ._rows import Rows
-from ._search import searching
+from ._search import Run, searching
 from .balls import PerSample
 from .losses import LossFunction
 from .result import AttackResult
@@ -40,6 +41,7 @@ def pgd(
     index: Tensor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> AttackResult:
     r"""Projected gradient descent: the worst case of a loss over a ball of perturbations, searched by projected ascent.
 
@@ -51,8 +53,9 @@ def pgd(
     * ``linf``: ``x_adv ← clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``.
     * ``l2``: along ``grad / ‖grad‖₂``, scaled back into the ball, then clipped to the box (`integralrob.ops.l2_step`).
     * ``l1``: along the signs of the k largest entries of the gradient, each by ``step_size / k``, then the exact
-      projection on ball ∩ box (`integralrob.ops.l1_step`). The k are chosen among the entries that can move: not those
-      that are at a bound which the gradient points to.
+      projection on ball ∩ box (`integralrob.ops.l1_step`).
+
+    In l2 and l1, `grad` is 0 in entries that cannot move, at a bound which it points to: their part goes to the others.
 
     For each sample the strongest candidate over all steps and restarts is returned, `x` itself included: a success
     beats a failure, then the higher loss wins (the lower if targeted). More restarts with the same generator state
@@ -62,7 +65,8 @@ def pgd(
     and `.grad` as they were, also if it raises. Works under `torch.no_grad` and `torch.inference_mode`.
 
     Args:
-        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. It gets a copy of its own, which it may write to.
+        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. It gets a copy of its own, which it may write to. A
+            function that calls a module finds it in the mode that it is in.
         x: ``[B, ...]`` samples, finite, within `bounds`. Under mixed precision keep them float32 and let autocast run
             the model: float16 and bfloat16 samples resolve steps near 1 to no more than 5e-4 and 4e-3.
         y: int64 ``[B]``, the labels, or with `targeted` the target classes.
@@ -83,9 +87,10 @@ def pgd(
         loss: ``"ce"`` (cross entropy), ``"dlr"`` (difference of logits ratio, K ≥ 3, with `targeted` 4), ``"margin"``
             (largest other logit minus that of `y`), or a callable ``(logits [B, K], y [B]) -> [B]``, one value per
             sample.
-        keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several.
-        early_stop: let samples go once they are a success, so that the model works on the others only. To see how many
-            are left is to wait for the device at each step.
+        keep: ``"best"``, or ``"last"``: the end of the run, or the strongest of the ends of several; where the loss of
+            these is NaN, `x` with that loss.
+        early_stop: let samples go with their first success, so that the model works on the others only. To see how
+            many are left is to wait for the device at each step.
         bounds: lowest and highest value of a valid sample, or None.
         mean, std: the model expects ``(x - mean) / std``; numbers, or one per channel of ``x [B, C, ...]``. `x`, `eps`
             and `bounds` stay in units of the samples.
@@ -93,6 +98,13 @@ def pgd(
             sample follow from the generator's state and its own number, however samples are split into batches.
         generator: source of randomness, one number of it, for the CPU or the device of `x`; None is torch's global one.
         progress: show a bar with the steps.
+        cuda_graph: launch a step as one CUDA graph instead of kernel by kernel: the same result, sooner where kernels
+            are shorter than their launches, as those of small models or batches are. For `x` on a GPU, without
+            `early_stop`. A graph has to be able to hold model and loss: all on the device of `x`, no wait for it
+            (`.item()`, branches on values, masks as indices), no numbers from the host, shapes and addresses that stay.
+            In each run the first three steps are launched as ever, on another stream, and one is captured, which waits
+            for the device; after that the Python code of model and loss, hooks included, does not run until the end.
+            Takes the memory of one more step, and of two more tensors of the size of `x`.
 
     Returns:
         `AttackResult`; its trace is ``[restarts, steps + 1, B]``, NaN where a sample had gone. An empty batch gives an
@@ -101,9 +113,11 @@ def pgd(
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it. Nothing has run then, but the model
             once where its output or the range of `y` is at fault.
+        RuntimeError: with `cuda_graph`, a graph cannot hold the model or the loss.
 
     Complexity: ``restarts · steps + 1`` gradients and ``restarts`` more evaluations of the model; memory for the graph
-    of one batch and six tensors of the size of `x`. The loop never waits for the device.
+    of one batch and six tensors of the size of `x`. The loop never waits for the device, but as `early_stop` and
+    `cuda_graph` say.
 
     Sources: A. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; l1: F. Tramèr,
     D. Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019, and F. Croce, M. Hein,
@@ -147,16 +161,15 @@ def pgd(
         early_stop=early_stop,
         last_only=last_only,
         progress=progress,
+        cuda_graph=cuda_graph,
     ) as search:
         for run in search.runs():
             state = run.take(start)
             if random_start:
                 state = replace(state, x_adv=run.random_start())
+            advance = run.repeated(partial(_advance, run))
             for _ in range(steps):
-                _, grad = run.climb(state.x_adv)
-                options = {} if state.k is None else {"k": state.k}
-                x_adv = run.problem.step(state.x_adv, grad, state.step_size, **options)
-                state = run.go_on(replace(state, x_adv=x_adv))
+                state = run.go_on(advance(state))
                 if not len(state.x_adv):
                     break
             else:
@@ -169,3 +182,10 @@ class _State(Rows):
     x_adv: Tensor
     step_size: PerSample
     k: int | Tensor | None
+
+
+def _advance(run: Run, state: _State) -> _State:
+    """The state after a step."""
+    _, grad = run.climb(state.x_adv)
+    options = {} if state.k is None else {"k": state.k}
+    return replace(state, x_adv=run.problem.step(state.x_adv, grad, state.step_size, **options))

@@ -17,7 +17,7 @@ class AttackResult:
         adversarial: ``[B, ...]``, shape and dtype of the attacked samples, contiguous; inside the ball and the bounds,
             to the rounding of its dtype.
         success: bool ``[B]``; the model's class for `adversarial` is the target (targeted), or is not the label
-            (untargeted). False where the loss is NaN.
+            (untargeted). False where a logit or the loss is NaN.
         loss: ``[B]``, loss of `adversarial` with respect to the given `y`: high is a strong untargeted attack, low a
             strong targeted one.
         norm: ``[B]``, size of ``adversarial - x`` in the attack's norm.

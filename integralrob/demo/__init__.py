@@ -29,11 +29,10 @@ def run(
 ) -> Path:
     """Runs both tasks, prints a table, and writes `results.json` and figures (PNG).
 
-    Digits: a classifier of scikit-learn's 8×8 digits; clean accuracy, and robust accuracy in balls
-    of three norms. Photos: super-resolution of
-    held-out parts of scikit-learn's two sample photographs; PSNR. Each network is trained, converted, trained over
-    random sizes (the classifier then against attacks, too), and measured as a discretised network at all sizes. Takes
-    about two minutes on a CPU, on one thread.
+    Digits: a classifier of scikit-learn's 8×8 digits; clean accuracy, and robust accuracy in balls of three norms.
+    Photos: super-resolution of held-out parts of scikit-learn's two sample photographs; PSNR. Each network is trained,
+    converted, trained over random sizes (the classifier then against attacks, too), and measured as a discretised
+    network at all sizes. Takes about two minutes on a CPU, on one thread.
 
     Args:
         output: folder for the results; made if it does not exist.

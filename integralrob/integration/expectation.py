@@ -138,6 +138,9 @@ class _Moments:
 
     def joined(self, other: _Moments) -> _Moments:
         """Of both: Chan's formula."""
+        if self.mean.shape != other.mean.shape:
+            shapes = f"{tuple(self.mean.shape)}, then {tuple(other.mean.shape)}"
+            raise ValueError(f"fn: expected values of one shape from all chunks, got {shapes}")
         count, step = self.count + other.count, other.mean - self.mean
         between = step.detach().square() * (self.count * other.count / count)
         return _Moments(count, self.mean + step * (other.count / count), self.squares + other.squares + between)

@@ -55,6 +55,10 @@ class CubeSampler(ABC):
 
         All samples get the same ones, but for their size. Uniform points give the sampler's distribution.
         """
+        check_tensor("points", points)
+        if points.dtype != torch.float64 or points.ndim != 2 or points.shape[1] != self.dimension:
+            expected = f"a torch.float64 tensor of shape (n, {self.dimension})"
+            raise ValueError(f"points: expected {expected}, got {describe(points)}")
         return self._scaled(points.to(self.x.device).unsqueeze(1))
 
     def _scaled(self, points: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ r"""Randomised smoothing: the class that a model gives most often under Gaussian
 
 The smoothed classifier is :math:`g(x) = \operatorname{argmax}_c P(f(x + \delta) = c)` with normal noise of standard
 deviation :math:`\sigma`. If its class has at least the probability p > 1/2, it is the same within the l2 radius
-:math:`\sigma \Phi^{-1}(p)`.
+:math:`\sigma \Phi^{-1}(p)`. Logits with NaN are of no class.
 
 Source: J. Cohen, E. Rosenfeld, Z. Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019.
 """
@@ -165,7 +165,8 @@ def _counts(
         if logits.ndim != 2 or len(logits) != delta.shape[:2].numel() or logits.shape[1] < 2:
             expected = f"({delta.shape[:2].numel()}, at least 2)"
             raise ValueError(f"model: expected logits of shape {expected}, got {describe(logits)}")
-        return one_hot(logits.argmax(1), logits.shape[1]).view(*delta.shape[:2], -1)
+        won = one_hot(logits.argmax(1), logits.shape[1]) * ~logits.isnan().any(1, keepdim=True)
+        return won.view(*delta.shape[:2], -1)
 
     with torch.no_grad(), frozen(model):
         share = expectation(wins, Gaussian(x, sigma), samples=samples, chunk=chunk, generator=generator).mean

@@ -130,7 +130,8 @@ class _FrankWolfeInBall(ParamTransformingOptimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, whose radius is `epsilon`; what it does not say is taken from `defaults`."""
         if "epsilon" in param_group:
-            param_group = {**param_group, "lmo_scaling_factor": param_group["epsilon"]}
+            param_group = {**param_group}
+            param_group["lmo_scaling_factor"] = param_group.pop("epsilon")
         super().add_param_group(param_group)
 
     def _check_group(self, group: Group) -> None:

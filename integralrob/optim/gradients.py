@@ -60,12 +60,12 @@ class SignedGradientOptim(ParamTransformingOptimizer):
             **inner_opt_kwargs,
         )
 
-    def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
+    def _pre_step_transform_(self, param: Tensor, optim_group: Group | None = None) -> None:
         if param.grad is not None:
             param.grad.sign_()
 
 
-class _NormedGradientOptim(ParamTransformingOptimizer):
+class NormedGradientOptim(ParamTransformingOptimizer):
     """Steps along the gradient divided by the norm of each row; rows of zeros stay."""
 
     p: int
@@ -93,13 +93,18 @@ class _NormedGradientOptim(ParamTransformingOptimizer):
             **inner_opt_kwargs,
         )
 
-    def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
+    def per_datum_norm(self, x: Tensor) -> Tensor:
+        """The norm ``[N]`` of each row of a gradient ``[N, d]``; subclasses may have another."""
+        return row_norms(x, self.p)
+
+    def _pre_step_transform_(self, param: Tensor, optim_group: Group | None = None) -> None:
         if param.grad is not None:
-            norms = row_norms(param.grad, self.p).clamp_(min=self.div_by_zero_eps)
+            norms = self.per_datum_norm(param.grad.flatten(1)).clamp(min=self.div_by_zero_eps)
+            norms = norms.view(-1, *[1] * (param.grad.dim() - 1))
             param.grad.mul_(norms.reciprocal_())  # half as long as a division
 
 
-class L1NormedGradientOptim(_NormedGradientOptim):
+class L1NormedGradientOptim(NormedGradientOptim):
     """Steps along the gradient divided by its l1 norm.
 
     Args:
@@ -122,7 +127,7 @@ class L1NormedGradientOptim(_NormedGradientOptim):
     p = 1
 
 
-class L2NormedGradientOptim(_NormedGradientOptim):
+class L2NormedGradientOptim(NormedGradientOptim):
     """Steps along the gradient divided by its l2 norm, also where its squares are beyond the range of its type.
 
     Args:
@@ -166,8 +171,8 @@ class _SparseGradientOptim(ParamTransformingOptimizer):
         check_share("q", group["q"])
         check_share("dq", group["dq"])
 
-    def _largest(self, grad: Tensor, group: Group) -> Tensor | None:
-        """Signs of the largest entries of each row, divided by their number, 0 elsewhere; None if none is to be kept.
+    def _largest(self, grad: Tensor, group: Group) -> Tensor:
+        """Signs of the largest entries of each row, divided by their number, 0 elsewhere.
 
         With dq, q is drawn anew for each parameter.
         """
@@ -178,10 +183,23 @@ class _SparseGradientOptim(ParamTransformingOptimizer):
             q = least + (most - least) * draw
         length = grad.shape[1:].numel()
         k = round((1 - q) * length)
-        if k == 0 or grad.numel() == 0:
-            return None
         origin = torch.zeros_like(grad)
-        return l1_step(origin, grad, origin, eps=torch.inf, step_size=1.0, k=k, bounds=None)
+        if k == 0 or grad.numel() == 0:
+            return origin
+        kept = l1_step(origin, grad, origin, eps=torch.inf, step_size=1.0, k=k, bounds=None)
+        surplus = kept.flatten(1).count_nonzero(1) > k
+        if grad.device.type == "cpu" and not surplus.any():  # elsewhere, to look would be to wait
+            return kept
+        first = _first(kept.flatten(1), grad.abs().flatten(1), k)
+        return torch.where(surplus[:, None], first, kept.flatten(1)).view_as(kept)
+
+
+def _first(kept: Tensor, size: Tensor, k: int) -> Tensor:
+    """k of the entries that are kept in each row ``[N, d]``: of those that tie with the least of them, the first."""
+    least = size.masked_fill(kept == 0, torch.inf).amin(1, keepdim=True)
+    above, ties = size > least, size == least
+    chosen = above | (ties & (ties.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return torch.where(kept.isnan().any(1, keepdim=True), kept, kept.sign() * chosen / k)
 
 
 class TopQGradientOptimizer(_SparseGradientOptim):
@@ -190,7 +208,7 @@ class TopQGradientOptimizer(_SparseGradientOptim):
     Args:
         params, InnerOpt, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
         q: the share of entries that is dropped, from 0 to 1: of d entries ``round((1 - q) · d)`` are kept, the largest
-            in magnitude, and those that tie with the last of them.
+            in magnitude, of equal ones the first.
         dq: where above 0, each step draws q uniformly from ``[q - dq, q + dq]``, limited to ``[0, 1]``.
         param_ndim: what is sparse by itself, as of `ParamTransformingOptimizer`.
         generator: source of these draws. One on a GPU makes each step wait for it.
@@ -226,13 +244,9 @@ class TopQGradientOptimizer(_SparseGradientOptim):
         super().__init__(params, InnerOpt, q, dq, generator, defaults, param_ndim=param_ndim, **inner_opt_kwargs)
 
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
-        if param.grad is None:
-            return
-        largest = self._largest(param.grad, optim_group)
-        if largest is None:
-            param.grad.zero_()
-        else:
-            param.grad.masked_fill_(largest == 0, 0)
+        if param.grad is not None:
+            real = param.grad.abs() if param.grad.is_complex() else param.grad
+            param.grad.masked_fill_(self._largest(real, optim_group) == 0, 0)
 
 
 class L1qNormedGradientOptim(_SparseGradientOptim):
@@ -292,32 +306,12 @@ class L1qNormedGradientOptim(_SparseGradientOptim):
         )
 
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
-        if param.grad is None:
-            return
-        largest = self._largest(param.grad, optim_group)
-        if largest is None:
-            param.grad.zero_()
-        else:
-            param.grad.copy_(largest)
+        if param.grad is not None:
+            param.grad.copy_(self._largest(param.grad, optim_group))
 
 
-class ClampedGradientOptimizer(ParamTransformingOptimizer):
-    """Steps along the gradient with each entry limited to a range.
-
-    Args:
-        params, InnerOpt, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
-        clamp_min, clamp_max: the range; one of them may be None.
-        param_ndim: without effect, entries being independent; for subclasses.
-
-    >>> x = torch.ones(2, requires_grad=True)
-    >>> optimizer = ClampedGradientOptimizer([x], lr=1.0, clamp_min=-1.0, clamp_max=3.0)
-    >>> x.backward(gradient=torch.tensor([-0.5, 10]))
-    >>> optimizer.step()
-    >>> x.grad
-    tensor([-0.5000,  3.0000])
-    >>> x
-    tensor([ 1.5000, -2.0000], requires_grad=True)
-    """
+class ClampingOptimizer(ParamTransformingOptimizer):
+    """Groups with a range ``clamp_min <= clamp_max``, of which one may be None."""
 
     def __init__(
         self,
@@ -335,42 +329,56 @@ class ClampedGradientOptimizer(ParamTransformingOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        check_range(group)
+        least, most = group["clamp_min"], group["clamp_max"]
+        if least is None and most is None:
+            raise ValueError("clamp_min: expected a number for it, for clamp_max or for both, got None")
+        if least is not None:
+            check_real("clamp_min", least)
+        if most is not None:
+            check_real("clamp_max", most)
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"clamp_min: expected at most clamp_max, {most}, got {least}")
+
+
+class ClampedGradientOptimizer(ClampingOptimizer):
+    """Steps along the gradient with each entry limited to a range.
+
+    Args:
+        params, InnerOpt, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
+        clamp_min, clamp_max: the range; one of them may be None.
+        param_ndim: without effect, entries being independent; for subclasses.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> optimizer = ClampedGradientOptimizer([x], lr=1.0, clamp_min=-1.0, clamp_max=3.0)
+    >>> x.backward(gradient=torch.tensor([-0.5, 10]))
+    >>> optimizer.step()
+    >>> x.grad
+    tensor([-0.5000,  3.0000])
+    >>> x
+    tensor([ 1.5000, -2.0000], requires_grad=True)
+    """
 
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
         if param.grad is not None:
             param.grad.clamp_(optim_group["clamp_min"], optim_group["clamp_max"])
 
 
-def check_range(group: Group) -> None:
-    """``clamp_min <= clamp_max``, of which one may be None."""
-    least, most = group["clamp_min"], group["clamp_max"]
-    if least is None and most is None:
-        raise ValueError("clamp_min: expected a number for it, for clamp_max or for both, got None")
-    if least is not None:
-        check_real("clamp_min", least)
-    if most is not None:
-        check_real("clamp_max", most)
-    if least is not None and most is not None and least > most:
-        raise ValueError(f"clamp_min: expected at most clamp_max, {most}, got {least}")
-
-
 def row_norms(rows: Tensor, p: int) -> Tensor:
-    """The norm of order p, 1 or 2, of each row of ``[N, ...]``, as ``[N, 1, ...]``, in the type of sums."""
-    axes = tuple(range(1, rows.dim()))
+    """The norm of order p, 1 or 2, of each row of ``[N, d]``, as ``[N]``, in the type of sums."""
+    if rows.is_complex():
+        rows = rows.abs()
     dtype = arithmetic_dtype(rows.dtype)
     on_cpu = rows.device.type == "cpu"
     if p == 1 and on_cpu:  # a quarter of the time of the norm, by parts that stay in the cache
-        parts = rows.split(max(1, _CACHED // max(1, rows.shape[1:].numel())))
-        return torch.cat([part.abs().sum(axes, keepdim=True, dtype=dtype) for part in parts])
-    norms_in = functools.partial(torch.linalg.vector_norm, rows, p, axes, keepdim=True)
+        parts = rows.split(max(1, _CACHED // max(1, rows.shape[1])))
+        return torch.cat([part.abs().sum(1, dtype=dtype) for part in parts])
+    norms_in = functools.partial(torch.linalg.vector_norm, rows, p, dim=1)
     if p == 1 or dtype == torch.float64:
         return norms_in(dtype=dtype)
     if not on_cpu or rows.numel() < _SMALL:  # float64 costs nothing where memory or calls are the limit
         return norms_in(dtype=torch.float64).to(dtype)
     norms = norms_in(dtype=dtype)
-    doubtful = ~((norms > _LEAST) & (norms < _GREATEST)).flatten()
+    doubtful = ~((norms > _LEAST) & (norms < _GREATEST))
     if doubtful.any():
-        again = torch.linalg.vector_norm(rows[doubtful], p, axes, keepdim=True, dtype=torch.float64)
-        norms[doubtful] = again.to(dtype)
+        norms[doubtful] = torch.linalg.vector_norm(rows[doubtful], p, dim=1, dtype=torch.float64).to(dtype)
     return norms

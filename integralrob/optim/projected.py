@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,12 +14,20 @@ from .._checks import describe
 from ..ops import project_l1, project_l2, project_linf
 from ..ops._arguments import Bounds, check_bounds, check_like
 from ._arguments import TINY, Group, check_defaults, check_per_row, per_row
-from .gradients import L1NormedGradientOptim, L2NormedGradientOptim, SignedGradientOptim, check_range
+from .gradients import (
+    ClampingOptimizer,
+    L1NormedGradientOptim,
+    L2NormedGradientOptim,
+    NormedGradientOptim,
+    SignedGradientOptim,
+)
 from .transforming import ChainedParamTransformingOptimizer, InnerOptimizer, Params, ParamTransformingOptimizer
 
 
 class _ProjectedOptim(ParamTransformingOptimizer):
     """Projects each row of a parameter on ``{‖δ‖ ≤ epsilon} ∩ {lo ≤ center + δ ≤ hi}``."""
+
+    _project: Callable[..., Tensor]
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
@@ -37,9 +47,6 @@ class _ProjectedOptim(ParamTransformingOptimizer):
         else:
             self._project_on_ball_(param, optim_group["epsilon"])
 
-    def _project(self, param: Tensor, epsilon: float | Tensor, **box: Any) -> Tensor:
-        raise NotImplementedError
-
     def _project_on_ball_(self, param: Tensor, epsilon: float | Tensor) -> None:
         param.copy_(self._project(param.detach(), epsilon))
 
@@ -50,8 +57,11 @@ def _with_ball(epsilon: float | Tensor, center: Tensor | None, bounds: Bounds, d
     return {"epsilon": epsilon, **box, **check_defaults(defaults)}
 
 
-def stay_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> None:
-    """Have a projecting optimizer keep ``center + parameter`` within `bounds`, now and after each step.
+@contextmanager
+def staying_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> Iterator[None]:
+    """Inside the context a projecting optimizer keeps ``center + parameter`` within `bounds`, from now on.
+
+    On leaving, also by an exception, its groups have the box that they had.
 
     Raises:
         TypeError, ValueError: it does not project, or a parameter has another shape than `center`.
@@ -69,9 +79,17 @@ def stay_within(optimizer: Optimizer, center: Tensor, bounds: Bounds) -> None:
                 f"bounds: expected a perturbation like the data, {describe(center)} on {center.device}, got "
                 f"{describe(param)} on {param.device}"
             )
-    for group in optimizer.param_groups:
-        group["center"], group["bounds"] = center, bounds
-    optimizer.project()
+    groups = optimizer.param_groups
+    had: list[Group] = [{name: group[name] for name in ("center", "bounds") if name in group} for group in groups]
+    try:
+        for group in groups:
+            group["center"], group["bounds"] = center, bounds
+        optimizer.project()
+        yield
+    finally:
+        for group, box in zip(groups, had, strict=True):
+            del group["center"], group["bounds"]
+            group.update(box)
 
 
 class LinfProjectedOptim(_ProjectedOptim, SignedGradientOptim):
@@ -119,34 +137,15 @@ class LinfProjectedOptim(_ProjectedOptim, SignedGradientOptim):
             **inner_opt_kwargs,
         )
 
-    def _project(self, param: Tensor, epsilon: float | Tensor, **box: Any) -> Tensor:
-        return project_linf(param, epsilon, **box)
+    _project = staticmethod(project_linf)
 
     def _project_on_ball_(self, param: Tensor, epsilon: float | Tensor) -> None:
         limit: Any = per_row(epsilon, param)
         param.clamp_(-limit, limit)
 
 
-class L2ProjectedOptim(_ProjectedOptim, L2NormedGradientOptim):
-    """Steps along the gradient divided by its l2 norm, then projects on the l2 ball, within a box if given.
-
-    Args:
-        params, InnerOpt, grad_scale, grad_bias, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
-        epsilon: radius, at least 0: a number, or one per row ``[N]``. May differ per group.
-        param_ndim: what has a norm of its own, as of `ParamTransformingOptimizer`.
-        div_by_zero_eps: smaller norms of gradients count as this.
-        center, bounds: with both, ``lo ≤ center + δ ≤ hi`` too, for parameters δ of the shape of `center`, the clean
-            inputs, and ``bounds = (lo, hi)``: the nearest point of ball and box, `integralrob.ops.project_l2`.
-
-    >>> x = torch.tensor([-1.0, 1.0], requires_grad=True)
-    >>> optimizer = L2ProjectedOptim([x], param_ndim=None, InnerOpt=torch.optim.SGD, lr=1.0, epsilon=0.8)
-    >>> (torch.tensor([2.0, 2.0]) * x).sum().backward()
-    >>> optimizer.step()
-    >>> x.grad
-    tensor([0.7071, 0.7071])
-    >>> x
-    tensor([-0.7885,  0.1353], requires_grad=True)
-    """
+class _NormedProjectedOptim(_ProjectedOptim, NormedGradientOptim):
+    """Steps along the gradient divided by the norm of each row, then projects."""
 
     def __init__(
         self,
@@ -174,8 +173,29 @@ class L2ProjectedOptim(_ProjectedOptim, L2NormedGradientOptim):
             **inner_opt_kwargs,
         )
 
-    def _project(self, param: Tensor, epsilon: float | Tensor, **box: Any) -> Tensor:
-        return project_l2(param, epsilon, **box)
+
+class L2ProjectedOptim(_NormedProjectedOptim, L2NormedGradientOptim):
+    """Steps along the gradient divided by its l2 norm, then projects on the l2 ball, within a box if given.
+
+    Args:
+        params, InnerOpt, grad_scale, grad_bias, defaults, **inner_opt_kwargs: as of `ParamTransformingOptimizer`.
+        epsilon: radius, at least 0: a number, or one per row ``[N]``. May differ per group.
+        param_ndim: what has a norm of its own, as of `ParamTransformingOptimizer`.
+        div_by_zero_eps: smaller norms of gradients count as this.
+        center, bounds: with both, ``lo ≤ center + δ ≤ hi`` too, for parameters δ of the shape of `center`, the clean
+            inputs, and ``bounds = (lo, hi)``: the nearest point of ball and box, `integralrob.ops.project_l2`.
+
+    >>> x = torch.tensor([-1.0, 1.0], requires_grad=True)
+    >>> optimizer = L2ProjectedOptim([x], param_ndim=None, InnerOpt=torch.optim.SGD, lr=1.0, epsilon=0.8)
+    >>> (torch.tensor([2.0, 2.0]) * x).sum().backward()
+    >>> optimizer.step()
+    >>> x.grad
+    tensor([0.7071, 0.7071])
+    >>> x
+    tensor([-0.7885,  0.1353], requires_grad=True)
+    """
+
+    _project = staticmethod(project_l2)
 
     def _project_on_ball_(self, param: Tensor, epsilon: float | Tensor) -> None:
         if isinstance(epsilon, Tensor) or param.dtype in (torch.float16, torch.bfloat16):
@@ -184,7 +204,7 @@ class L2ProjectedOptim(_ProjectedOptim, L2NormedGradientOptim):
             param.renorm_(p=2, dim=0, maxnorm=epsilon)  # in place, at the speed of memory
 
 
-class L1ProjectedOptim(_ProjectedOptim, L1NormedGradientOptim):
+class L1ProjectedOptim(_NormedProjectedOptim, L1NormedGradientOptim):
     """Steps along the gradient divided by its l1 norm, then projects on the l1 ball, within a box if given.
 
     The projection is the exact, Euclidean one, `integralrob.ops.project_l1`, which makes perturbations sparse. With
@@ -207,37 +227,10 @@ class L1ProjectedOptim(_ProjectedOptim, L1NormedGradientOptim):
     tensor([-1.,  0.,  0.], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: Params | None,
-        InnerOpt: InnerOptimizer = SGD,
-        *,
-        epsilon: float | Tensor = 0.001,
-        param_ndim: int | None = -1,
-        grad_scale: float = 1.0,
-        grad_bias: float = 0.0,
-        defaults: Group | None = None,
-        div_by_zero_eps: float = TINY,
-        center: Tensor | None = None,
-        bounds: Bounds = None,
-        **inner_opt_kwargs: Any,
-    ) -> None:
-        super().__init__(
-            params,
-            InnerOpt,
-            param_ndim=param_ndim,
-            grad_scale=grad_scale,
-            grad_bias=grad_bias,
-            div_by_zero_eps=div_by_zero_eps,
-            defaults=_with_ball(epsilon, center, bounds, defaults),
-            **inner_opt_kwargs,
-        )
-
-    def _project(self, param: Tensor, epsilon: float | Tensor, **box: Any) -> Tensor:
-        return project_l1(param, epsilon, **box)
+    _project = staticmethod(project_l1)
 
 
-class ClampedParameterOptimizer(ParamTransformingOptimizer):
+class ClampedParameterOptimizer(ClampingOptimizer):
     """Limits each entry of a parameter to a range after a step.
 
     Args:
@@ -252,24 +245,6 @@ class ClampedParameterOptimizer(ParamTransformingOptimizer):
     >>> x
     tensor([0.5000, 3.0000], requires_grad=True)
     """
-
-    def __init__(
-        self,
-        params: Params | None = None,
-        InnerOpt: InnerOptimizer = SGD,
-        *,
-        clamp_min: float | None = None,
-        clamp_max: float | None = None,
-        defaults: Group | None = None,
-        param_ndim: int | None = None,
-        **inner_opt_kwargs: Any,
-    ) -> None:
-        defaults = {"clamp_min": clamp_min, "clamp_max": clamp_max, **check_defaults(defaults)}
-        super().__init__(params, InnerOpt, param_ndim=param_ndim, defaults=defaults, **inner_opt_kwargs)
-
-    def _check_group(self, group: Group) -> None:
-        super()._check_group(group)
-        check_range(group)
 
     def _post_step_transform_(self, param: Tensor, optim_group: Group) -> None:
         param.clamp_(optim_group["clamp_min"], optim_group["clamp_max"])

@@ -51,8 +51,8 @@ class ParamTransformingOptimizer(Optimizer):
         **inner_opt_kwargs: for `InnerOpt`.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it. In `step`, before any change, also
-            where a parameter has fewer axes than `param_ndim` asks for.
+        TypeError, ValueError: an argument is not as above, or a parameter has fewer axes than `param_ndim` asks for;
+            the message names it. The latter also in `step`, before any change, where a group was changed.
         RuntimeError: in `step`, before any change: a gradient is sparse.
 
     >>> class MaxNormed(ParamTransformingOptimizer):
@@ -103,6 +103,8 @@ class ParamTransformingOptimizer(Optimizer):
         inner = InnerOpt(self.param_groups, **inner_opt_kwargs)
         if not isinstance(inner, Optimizer):
             raise TypeError(f"InnerOpt: expected an Optimizer or a callable that makes one, got {describe(inner)}")
+        if _members(inner) != _members(self) or any(self.defaults.keys() - group for group in inner.param_groups):
+            raise ValueError("InnerOpt: expected an optimizer of the groups that it is given, got one of others")
         inner.defaults.update(self.defaults)
         self._share(inner)
 
@@ -111,10 +113,7 @@ class ParamTransformingOptimizer(Optimizer):
             names = ", ".join(inner_opt_kwargs)
             raise TypeError(f"InnerOpt: expected a type to go with {names}, got {type(inner).__name__} that exists")
         super().__init__(inner.param_groups if params is None else params, defaults)
-        own, theirs = (
-            [id(param) for group in optimizer.param_groups for param in group["params"]] for optimizer in (self, inner)
-        )
-        if own != theirs:
+        if _members(self) != _members(inner):
             raise ValueError("params: expected those of the InnerOpt that exists, or None, got others")
         completed = [{**self.defaults, **group} for group in inner.param_groups]
         for group in completed:
@@ -150,6 +149,7 @@ class ParamTransformingOptimizer(Optimizer):
         for param in group["params"]:
             if not (param.is_floating_point() or param.is_complex()):
                 raise TypeError(f"params: expected floating-point tensors, got {describe(param)}")
+            batch_shape(param.shape, group["param_ndim"])
 
     def _pre_step_transform_(self, param: Tensor, optim_group: Group) -> None:
         """Change ``param.grad [N, ...]``, or `param`, in place before the step. Called where there is a gradient."""
@@ -163,9 +163,9 @@ class ParamTransformingOptimizer(Optimizer):
                 continue
             if self._transforms("_pre_step_transform_"):
                 batch = as_batch(param, group["param_ndim"])
-                grad = batch.grad
+                grad: Any = batch.grad
                 self._pre_step_transform_(batch, optim_group=group)
-                if batch.grad is not grad and batch is not param:
+                if batch.grad is None or (batch is not param and batch.grad.data_ptr() != grad.data_ptr()):
                     raise ValueError(
                         f"{type(self).__name__}._pre_step_transform_: expected it to write to param.grad, "
                         "got another tensor in its place"
@@ -184,8 +184,8 @@ class ParamTransformingOptimizer(Optimizer):
                 write_back(batch, param)
 
     def _transforms(self, name: str) -> bool:
-        """Whether the class has such a transformation of its own."""
-        return getattr(type(self), name) is not getattr(ParamTransformingOptimizer, name)
+        """Whether there is such a transformation, of a subclass or of this object."""
+        return getattr(getattr(self, name), "__func__", None) is not getattr(ParamTransformingOptimizer, name)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -213,7 +213,8 @@ class ParamTransformingOptimizer(Optimizer):
         return loss
 
     def _transformed(self, closure: Callable[[], Any]) -> Any:
-        loss = closure()
+        with torch.enable_grad():
+            loss = closure()
         with torch.no_grad():
             self._apply_pre_step_transform_()
         return loss
@@ -293,8 +294,8 @@ class ChainedParamTransformingOptimizer(ParamTransformingOptimizer):
             defaults=defaults,
             **inner_opt_kwargs,
         )
-        # without parameters of their own: those of the inner optimizer, whose groups they complete
-        self.chain = tuple(made(None, InnerOpt=self.inner_opt) for made in transforming_optimizers)
+        # of the same parameters: those of the inner optimizer, whose groups they complete
+        self.chain = tuple(made(self.param_groups, InnerOpt=self.inner_opt) for made in transforming_optimizers)
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
@@ -316,6 +317,10 @@ class ChainedParamTransformingOptimizer(ParamTransformingOptimizer):
 
     def _name(self) -> str:
         return " ○ ".join(link._name() for link in reversed(self.chain))
+
+
+def _members(optimizer: Optimizer) -> list[int]:
+    return [id(param) for group in optimizer.param_groups for param in group["params"]]
 
 
 def state_to_copy(optimizer: Optimizer) -> dict[str, Any]:

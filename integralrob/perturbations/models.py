@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -106,7 +106,7 @@ class AdditivePerturbation(nn.Module):
 
     def __init__(
         self,
-        data_or_shape: Tensor | Sequence[int],
+        data_or_shape: Tensor | Iterable[int],
         init_fn: Callable[..., Any] | None = None,
         *,
         device: torch.device | str | None = None,
@@ -150,7 +150,7 @@ class AdditivePerturbation(nn.Module):
 
 
 def _check_shape(shape: Any) -> torch.Size:
-    if isinstance(shape, str) or not isinstance(shape, Sequence):
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
         raise TypeError(f"data_or_shape: expected a tensor or a sequence of ints, got {describe(shape)}")
     return torch.Size([check_int("data_or_shape", size, minimum=0) for size in shape])
 

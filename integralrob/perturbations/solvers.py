@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from .._checks import check_bool, check_int, check_tensor, describe
 from .._model_state import frozen
 from ..ops._arguments import Bounds, check_bounds
-from ..optim.projected import stay_within
+from ..optim.projected import staying_within
 from .models import AdditivePerturbation, PerturbationModel
 
 Solver = Callable[..., tuple[Tensor, Tensor]]
@@ -51,7 +52,8 @@ def gradient_ascent(
 
     Args:
         model: differentiable, ``[N, ...] -> outputs``.
-        data: ``[N, ...]`` floating-point, a tensor or what `torch.as_tensor` takes.
+        data: ``[N, ...]``, a tensor or what `torch.as_tensor` takes; of a dtype that `perturbation_model` takes, by
+            default floating-point or complex.
         target: for `criterion`; a tensor or what `torch.as_tensor` takes, then put on the device of `data`.
         optimizer: a type, or another callable ``(parameters, **optim_kwargs) -> Optimizer``; or an optimizer of the
             parameters of a `perturbation_model` that exists.
@@ -111,14 +113,16 @@ def gradient_ascent(
     bounds = check_bounds(bounds)
     losses_of = criterion or functools.partial(F.cross_entropy, reduction="none")
 
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        data = _usable(check_tensor("data", torch.as_tensor(data)))
+    with frozen(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        data = torch.as_tensor(data)
+        additive = perturbation_model is AdditivePerturbation  # others may take indices, bytes, ...
+        data = _usable(check_tensor("data", data, floating=additive and not data.is_complex()))
         target = _usable(target if isinstance(target, Tensor) else torch.as_tensor(target, device=data.device))
         perturb = _instantiated(perturbation_model, data, optimizer)
         optim = _optimizer_of(perturb, optimizer, optim_kwargs)
         if bounds is not None:
             _check_within(data, bounds)
-            stay_within(optim, data, bounds)
+            stack.enter_context(staying_within(optim, data, bounds))
 
         best = _Best(targeted)
         for _ in range(steps):
@@ -126,6 +130,7 @@ def gradient_ascent(
             perturbed = perturb(data)
             losses = losses_of(model(perturbed), target)
             if use_best:
+                _check_per_sample(losses, data)
                 best.update(_clamped(perturbed.detach(), bounds), losses.detach())
             loss = reduction_fn(losses)
             (loss if targeted else -loss).backward()
@@ -143,7 +148,8 @@ def gradient_ascent(
 def random_restart(solver: Solver, repeats: int) -> Solver:
     """A solver that runs another several times and keeps the best result of each sample.
 
-    Best is the highest loss, the lowest with ``targeted=True`` among its keyword arguments; a NaN never is.
+    Best is the highest loss, the lowest with ``targeted=True`` among its keyword arguments, also those of a
+    `functools.partial`; a NaN never is.
 
     Each run starts anew: before all runs but the first a `perturbation_model` that exists is reset by its
     ``reset_parameters()``, or, without such a method, put back to the state in which it came; and so is an `optimizer`
@@ -181,8 +187,9 @@ def random_restart(solver: Solver, repeats: int) -> Solver:
 
     @functools.wraps(solver)
     def restarting(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        restart = _restart_of(kwargs)
-        best = _Best(bool(kwargs.get("targeted", False)))
+        given = {**solver.keywords, **kwargs} if isinstance(solver, functools.partial) else kwargs
+        restart = _restart_of(given)
+        best = _Best(bool(given.get("targeted", False)))
         for run in range(repeats):
             if run:
                 restart()
@@ -205,7 +212,8 @@ class _Best:
     def update(self, data: Tensor, losses: Tensor) -> None:
         """Take what is better of ``data [N, ...]`` by losses ``[N]``, or one loss for all."""
         if self.empty:
-            self.data, self.losses, self.empty = data, losses, False
+            # copies: a perturbation model may return its parameter itself, which steps and restarts change
+            self.data, self.losses, self.empty = data.clone(), losses.clone(), False
             return
         worse = losses >= self.losses if self.targeted else losses <= self.losses
         better = ~worse & ~losses.isnan()  # so written, any number beats a NaN
@@ -217,6 +225,14 @@ class _Best:
 def _usable(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     return tensor.clone() if tensor.is_inference() else tensor  # autograd refuses to save inference tensors
+
+
+def _check_per_sample(losses: Tensor, data: Tensor) -> None:
+    if losses.shape != data.shape[: losses.dim()] or (losses.dim() == 0 and data.dim() > 0):
+        raise ValueError(
+            f"criterion: expected a loss per sample with use_best, shape [{len(data) if data.dim() else ''}], got "
+            f"{describe(losses)}"
+        )
 
 
 def _check_within(data: Tensor, bounds: tuple[float, float]) -> None:

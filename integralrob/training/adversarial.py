@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from .._checks import check_int, check_real, describe
+from .._checks import check_int, check_real, check_tensor, describe
 from .._model_state import frozen
 from ..attacks import AttackResult, pgd
-from ..attacks._arguments import check_model
+from ..attacks._arguments import check_model, normalisation
 
 __all__ = ["adversarial_loss", "trades_loss"]
 
@@ -53,7 +54,8 @@ def adversarial_loss(
         clean: c, the share of the loss without perturbation, from 0 to 1.
         criterion: ``(logits, y) -> loss``, a scalar. The attack climbs cross entropy unless it is given a ``loss=``.
         attack: called as ``attack(model, x, y, **options)``.
-        options: for the attack, as ``norm="l2", eps=0.5, steps=7, generator=...``.
+        options: for the attack, as ``norm="l2", eps=0.5, steps=7, generator=...``; ``mean`` and ``std`` for the model
+            wherever it is evaluated.
 
     Returns:
         The loss, a scalar that is differentiable in the model's parameters.
@@ -81,13 +83,27 @@ def adversarial_loss(
     ...     optimizer.step()
     """
     check_model(model)
+    check_tensor("x", x)
     starts = check_int("starts", starts, 1)
     if not 0 <= check_real("clean", clean) <= 1:
         raise ValueError(f"clean: expected a share from 0 to 1, got {clean}")
     _check_callables(criterion=criterion, attack=attack)
+    known = _options(attack, options)
+    if starts > 1 and not known.get("random_start", True):
+        raise ValueError(f"starts: expected 1 with random_start=False, where all would be the same, got {starts}")
+    normalise = normalisation(known.get("mean"), known.get("std"), x)
+
+    def loss(x: Tensor) -> Tensor:
+        value = check_tensor("criterion", criterion(model(normalise(x)), y))
+        if value.ndim:
+            raise ValueError(f"criterion: expected a scalar loss, got {describe(value)}")
+        return value
+
+    if clean == 1:
+        return loss(x)
     found = [attack(model, x, y, **options).adversarial for _ in range(starts)]
-    attacked = torch.stack([criterion(model(adversarial), y) for adversarial in found]).mean()
-    return attacked if clean == 0 else (1 - clean) * attacked + clean * criterion(model(x), y)
+    attacked = torch.stack([loss(adversarial) for adversarial in found]).mean()
+    return attacked if clean == 0 else (1 - clean) * attacked + clean * loss(x)
 
 
 def trades_loss(
@@ -106,7 +122,8 @@ def trades_loss(
         model, x, y: as for `adversarial_loss`.
         beta: weight of the divergence, at least 0: ``1/λ`` of the source, which takes 1 to 6 and more.
         attack: called as ``attack(model, x, y, loss=..., **options)`` with a callable loss.
-        options: for the attack, as ``norm="linf", eps=8 / 255, steps=10``; but for ``loss``.
+        options: for the attack, as ``norm="linf", eps=8 / 255, steps=10``; ``mean`` and ``std`` for the model wherever
+            it is evaluated. Not ``loss``, nor ``early_stop``: the divergence can still grow where the class is wrong.
 
     Returns:
         The loss, a scalar that is differentiable in the model's parameters.
@@ -124,15 +141,25 @@ def trades_loss(
     True
     """
     check_model(model)
+    check_tensor("x", x)
     beta = check_real("beta", beta, minimum=0)
     _check_callables(attack=attack)
     if "loss" in options:
         raise TypeError(f"loss: expected none, as the attack climbs the divergence, got {describe(options['loss'])}")
+    known = _options(attack, options)
+    if known.get("early_stop"):
+        raise ValueError("early_stop: expected False, as the divergence of all samples is climbed to the end, got True")
+    normalise = normalisation(known.get("mean"), known.get("std"), x)
     with torch.no_grad(), frozen(model):
-        before = model(x)
+        before = model(normalise(x))
     found = attack(model, x, y, loss=lambda logits, _: _divergence(before, logits), **options).adversarial
-    logits = model(x)
-    return cross_entropy(logits, y) + beta * _divergence(logits, model(found)).mean()
+    logits = model(normalise(x))
+    return cross_entropy(logits, y) + beta * _divergence(logits, model(normalise(found))).mean()
+
+
+def _options(attack: Attack, options: dict[str, Any]) -> dict[str, Any]:
+    """What an attack is called with, as far as can be seen."""
+    return {**_options(attack.func, attack.keywords), **options} if isinstance(attack, partial) else options
 
 
 def _divergence(logits: Tensor, moved: Tensor) -> Tensor:
