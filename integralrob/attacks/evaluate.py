@@ -102,8 +102,8 @@ def evaluate(
         attacks: name → function ``(model, x, y, *, norm, eps, bounds, mean, std, index, generator) -> AttackResult``,
             which may leave out the last two; attacks of this module, by `functools.partial` with other options. Or
             ``"standard"``: AutoAttack's without FAB, that is APGD with cross entropy, APGD with the DLR loss for 9
-            targets, 100 steps each, and 5,000 queries of the square attack; in l1 five runs of the first and 5 targets
-            of the second. (Two classes: without DLR, which is cross entropy there. Three: DLR without targets.)
+            targets, 100 steps each, and 5,000 queries of the square attack; in l1 five runs of the first and two of the
+            second. (Two classes: without DLR, which is cross entropy there. Three: DLR without targets.)
         norm, eps, bounds, mean, std: as in `pgd`; one radius for all samples.
         seed: of all randomness; attack number i draws from generators with ``seed + i``.
         output: a folder for ``settings.json``; ``results-<process>.jsonl``, one line for each sample (index, label,
@@ -271,11 +271,11 @@ def _fingerprint(model: Model) -> str:
 
 
 def _standard(classes: int, norm: str) -> dict[str, Attack]:
-    restarts, most = (5, 5) if norm == "l1" else (1, 9)
-    attacks: dict[str, Attack] = {"apgd-ce": partial(apgd, restarts=restarts, early_stop=True)}
+    runs, again = (5, 2) if norm == "l1" else (1, 1)
+    attacks: dict[str, Attack] = {"apgd-ce": partial(apgd, restarts=runs, early_stop=True)}
     if classes >= 3:
-        targets = min(most, classes - 1) if classes >= 4 else None
-        attacks["apgd-dlr"] = partial(apgd, loss="dlr", targets=targets, early_stop=True)
+        targets = min(9, classes - 1) if classes >= 4 else None
+        attacks["apgd-dlr"] = partial(apgd, loss="dlr", targets=targets, restarts=again, early_stop=True)
     attacks["square"] = partial(square, early_stop=True)
     return attacks
 
