@@ -1,18 +1,25 @@
 // Scalar maths of the l-infinity steps, the same for every device.
 #pragma once
 
-#include "common/half.h"
+#include <cmath>
+
+#include "projection/step.h"
 
 namespace integralrob {
+
+// Each choice is between numbers that are there already: so compilers make vector code of loops over these
+// functions for every instruction set.
 
 // max and min that are NaN if either argument is.
 template <typename A>
 INTEGRALROB_INLINE A nan_max(A x, A y) {
-    return x > y || x != x ? x : y;
+    const A larger = x > y ? x : y;  // y if either is NaN
+    return x == x ? larger : x;
 }
 template <typename A>
 INTEGRALROB_INLINE A nan_min(A x, A y) {
-    return x < y || x != x ? x : y;
+    const A smaller = x < y ? x : y;
+    return x == x ? smaller : x;
 }
 
 // Of limits that are numbers.
@@ -30,17 +37,29 @@ INTEGRALROB_INLINE A project_linf(A delta, A eps, A center, A lo, A hi) {
     return nan_min(nan_max(delta, least), most);
 }
 
-// clip(clip(moved, x - eps, x + eps), lo, hi)
+// clip(clip(v, x - eps, x + eps), lo, hi)
 template <typename A>
-INTEGRALROB_INLINE A clip_linf(A moved, A x, A eps, A lo, A hi) {
-    return nan_min(nan_max(nan_min(nan_max(moved, x - eps), x + eps), lo), hi);
+INTEGRALROB_INLINE A clip_linf(A v, A x, A eps, A lo, A hi) {
+    return clip(nan_min(nan_max(v, x - eps), x + eps), lo, hi);
 }
 
-// x_adv + step · sign(grad), clipped
+// The same in the storage type: x ± eps is rounded towards x where the nearest number is further from it than
+// eps, so that no rounding leads out of the ball.
+template <typename T, typename A = arithmetic_t<T>>
+INTEGRALROB_INLINE T clip_linf_to(A v, A x, A eps, A lo, A hi) {
+    const bool above = v > x;
+    const A limit = widen(moved<T>(x, above ? eps : -eps));
+    const A least = v < limit ? v : limit, most = v > limit ? v : limit;  // limit if either is NaN
+    const A inside = above ? least : most;
+    return narrow<T>(clip(v == v ? inside : v, lo, hi));
+}
+
+// x_adv + step · sign(grad)
 template <typename A>
-INTEGRALROB_INLINE A linf_step(A x_adv, A grad, A x, A eps, A step, A lo, A hi) {
-    const A sign = grad > A(0) ? A(1) : grad < A(0) ? A(-1) : grad;  // 0 for 0, NaN for NaN
-    return clip_linf(x_adv + step * sign, x, eps, lo, hi);
+INTEGRALROB_INLINE A along_sign(A x_adv, A grad, A step) {
+    const A one = std::copysign(A(1), grad);
+    const A sign = (grad == A(0)) | (grad != grad) ? grad : one;
+    return x_adv + step * sign;
 }
 
 }  // namespace integralrob
