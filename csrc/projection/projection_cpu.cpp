@@ -51,7 +51,7 @@ void linf_step(const Step<T>& step, int64_t begin, int64_t end) {
                        return along_sign(A(widen(x_adv[k])), A(widen(grad[k])), size);
                    };
                    const auto result = [&](int64_t k, A v) __attribute__((always_inline)) {
-                       return clip_linf_to<T>(v, A(widen(x[k])), eps, lo, hi);
+                       return narrow<T>(clip_linf_to<T>(v, A(widen(x[k])), eps, lo, hi));
                    };
                    // An element is read before it is written, so out may be x_adv.
                    if (previous == nullptr) {

@@ -43,15 +43,15 @@ INTEGRALROB_INLINE A clip_linf(A v, A x, A eps, A lo, A hi) {
     return clip(nan_min(nan_max(v, x - eps), x + eps), lo, hi);
 }
 
-// The same in the storage type: x ± eps is rounded towards x where the nearest number is further from it than
-// eps, so that no rounding leads out of the ball.
+// The same for a result in the storage type: x ± eps is rounded towards x where the nearest number is further
+// from it than eps, so that no rounding leads out of the ball, nor that of what is between them.
 template <typename T, typename A = arithmetic_t<T>>
-INTEGRALROB_INLINE T clip_linf_to(A v, A x, A eps, A lo, A hi) {
+INTEGRALROB_INLINE A clip_linf_to(A v, A x, A eps, A lo, A hi) {
     const bool above = v > x;
-    const A limit = widen(moved<T>(x, above ? eps : -eps));
+    const A limit = moved<T>(x, above ? eps : -eps);
     const A least = v < limit ? v : limit, most = v > limit ? v : limit;  // limit if either is NaN
     const A inside = above ? least : most;
-    return narrow<T>(clip(v == v ? inside : v, lo, hi));
+    return clip(v == v ? inside : v, lo, hi);
 }
 
 // x_adv + step · sign(grad)
