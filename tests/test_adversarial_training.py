@@ -129,6 +129,8 @@ def test_normalised_inputs(linear: nn.Linear, batch: Any, function: Callable[...
     loss = function(linear, *batch, mean=0.4, std=0.25, generator=rng(), **options)
     expected = function(Normalised(), *batch, generator=rng(), **options)
     torch.testing.assert_close(loss, expected)
+    attack = partial(partial(ir.attacks.pgd, mean=0.4), std=0.25)
+    torch.testing.assert_close(function(linear, *batch, attack=attack, generator=rng(), **options), expected)
 
 
 @pytest.mark.parametrize("function", [adversarial_loss, trades_loss])
@@ -189,6 +191,7 @@ def test_training_over_random_sizes_makes_every_size_robust() -> None:
     [
         (adversarial_loss, "model", {"model": 1}),
         (adversarial_loss, "starts", {"starts": 0}),
+        (adversarial_loss, "starts", {"starts": 2, "random_start": False}),
         (adversarial_loss, "clean", {"clean": 1.5}),
         (adversarial_loss, "clean", {"clean": float("nan")}),
         (adversarial_loss, "x", {"x": torch.zeros(3, 2, dtype=torch.int64)}),
@@ -203,6 +206,7 @@ def test_training_over_random_sizes_makes_every_size_robust() -> None:
         (trades_loss, "x", {"x": torch.zeros(3, 2, dtype=torch.int64)}),
         (trades_loss, "loss", {"loss": "ce"}),
         (trades_loss, "early_stop", {"early_stop": True}),
+        (trades_loss, "early_stop", {"attack": partial(ir.attacks.pgd, early_stop=True)}),
         (trades_loss, "eps", {"eps": -1}),
     ],
 )

@@ -57,6 +57,8 @@ def linear(x: Tensor) -> Tensor:
         ({"eps": -0.1}, ValueError, "eps: "),
         ({"eps": float("nan")}, ValueError, "eps: "),
         ({"eps": float("inf")}, ValueError, "eps: expected a finite"),
+        ({"eps": 1e38}, ValueError, r"eps: expected a finite number of at most 1.33e\+36"),
+        ({"eps": torch.full((4,), 1e38)}, ValueError, "eps: expected finite numbers from 0"),
         ({"eps": "8/255"}, TypeError, "eps: "),
         ({"eps": True}, TypeError, "eps: "),
         ({"eps": torch.full((3,), 0.1)}, ValueError, "eps: "),

@@ -108,6 +108,17 @@ def test_the_standard_cascade(classes: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.index.tolist() == list(range(10))
 
 
+@pytest.mark.parametrize(("norm", "restarts", "targets"), [("linf", 1, 9), ("l2", 1, 9), ("l1", 5, 5)])
+def test_the_standard_cascade_is_the_published_one(norm: str, restarts: int, targets: int, tmp_path: Path) -> None:
+    x = torch.empty(0, 6)
+    loader = [(x, torch.empty(0, dtype=torch.int64))]
+    evaluate(linear(classes=11), loader, norm=norm, eps=0.1, output=tmp_path, progress=False)
+    ce, dlr, last = json.loads((tmp_path / "settings.json").read_text())["attacks"]
+    assert ce == {"name": "apgd-ce", "function": "apgd", "restarts": restarts, "early_stop": True}
+    assert dlr == {"name": "apgd-dlr", "function": "apgd", "loss": "dlr", "targets": targets, "early_stop": True}
+    assert last == {"name": "square", "function": "square", "early_stop": True}
+
+
 def test_adversarial_examples_on_disk(tmp_path: Path) -> None:
     x, y = samples()
     model = RowByRow()
@@ -162,6 +173,9 @@ def test_resume_after_a_crash(tmp_path: Path) -> None:
     again = evaluate(RowByRow(), batches(5), ATTACKS, output=tmp_path, resume=True, **OPTIONS)
     assert same(again, expected)
     assert len(path.read_text().splitlines()) == 40
+    other = RowByRow()
+    with torch.no_grad():
+        next(other.parameters()).flatten()[-1] += 1
     part = evaluate(RowByRow(), batches(5)[:2], ATTACKS, output=tmp_path, resume=True, **OPTIONS)
     assert part.index.tolist() == list(range(10))
     for changes, message in (
@@ -170,10 +184,12 @@ def test_resume_after_a_crash(tmp_path: Path) -> None:
         ({"seed": 4}, "seed=4 instead of 3"),
         ({"attacks": {"fgsm": fgsm}}, "attacks="),
         ({"attacks": dict(reversed(ATTACKS.items()))}, "attacks="),
+        ({"model": other}, "model="),
+        ({"model": RowByRow().forward}, "model='RowByRow.forward' instead of"),
     ):
-        arguments = {"attacks": ATTACKS, **OPTIONS, **changes}
+        arguments = {"model": RowByRow(), "attacks": ATTACKS, **OPTIONS, **changes}
         with pytest.raises(ValueError, match=f"resume: expected the settings of .*, got others: {message}"):
-            evaluate(RowByRow(), batches(7), output=tmp_path, resume=True, **arguments)
+            evaluate(loader=batches(7), output=tmp_path, resume=True, **arguments)
 
 
 def test_what_is_resumed_is_told_by_labels_and_names(tmp_path: Path) -> None:
@@ -214,6 +230,22 @@ def test_two_processes(tmp_path: Path) -> None:
         assert done == [i for i in range(40) if i // 6 % 2 == rank]
     resumed = evaluate(RowByRow(), batches(9), ATTACKS, output=tmp_path / "run", resume=True, **OPTIONS)
     assert same(resumed, expected)
+
+
+def _failing_worker(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    network = RowByRow()
+    model = network if rank == 0 else lambda x: network(x) if len(x) == 6 else network(x)[:1]
+    message = (
+        "model: expected logits" if rank else "evaluate: .* got from process 1: ValueError.*model: expected logits"
+    )
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        evaluate(model, [*batches(6, 18), *batches(5, 10)], {}, **OPTIONS)
+    distributed.destroy_process_group()
+
+
+def test_a_process_that_fails_leaves_no_other_waiting(tmp_path: Path) -> None:
+    multiprocessing.spawn(_failing_worker, (str(tmp_path),), nprocs=2)
 
 
 def test_a_model_in_any_state_comes_back_as_it_was() -> None:
@@ -257,6 +289,7 @@ def test_nothing_to_evaluate() -> None:
         ({"eps": torch.ones(4)}, TypeError, "eps: expected a number"),
         ({"bounds": (1, 0)}, ValueError, "bounds: "),
         ({"seed": -1}, ValueError, "seed: "),
+        ({"seed": 2**64}, ValueError, "seed: "),
         ({"resume": True}, ValueError, "output: expected a folder with resume=True, got None"),
         ({"attacks": "strong"}, ValueError, "attacks: expected one of 'standard'"),
         ({"attacks": [pgd]}, TypeError, "attacks: expected 'standard' or a mapping"),

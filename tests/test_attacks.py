@@ -357,7 +357,7 @@ def test_step_size_per_sample(norm: str) -> None:
     torch.testing.assert_close(result.norm, 3 * sizes)
 
 
-@pytest.mark.parametrize(("norm", "path"), [("linf", 2.5), ("l1", 5), ("l2", 2.5)])
+@pytest.mark.parametrize(("norm", "path"), [("linf", 2.5), ("l1", 5), ("l2", 10)])
 def test_default_step_size_is_a_path_of_some_radii_over_the_steps(norm: str, path: float) -> None:
     x, y = batch()
     options: dict[str, Any] = {"norm": norm, "eps": 0.2, "steps": 8}

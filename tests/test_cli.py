@@ -210,8 +210,9 @@ def test_attack_at_every_size(folder: Path, keep_bn: bool, capsys: pytest.Captur
     options = "--data test.pt --eps 0.1 --attacks pgd:3 --size 1 0.5 --output runs"
     run(f"attack nets.py:network --integral out/integral.pt {options}")
     made = f"nets.py:integral --kwargs '{json.dumps({'keep_bn': keep_bn})}'"
-    run(f"attack {made} --weights out/integral.pt --weights-key state_dict {options}/again")
-    run(f"attack {made} {options} --resume")  # nothing is left to attack
+    loaded = f"attack {made} --weights out/integral.pt --weights-key state_dict {options}"
+    run(f"{loaded}/again")
+    run(f"{loaded} --resume")  # nothing is left to attack
     lines = [line.replace("%", "").split() for line in capsys.readouterr().out.splitlines()]
     assert [line for line in lines if line[0] in ("1", "0.5")] == rows * 3
     assert len((Path("runs") / "size-0.5" / "results-0.jsonl").read_text().splitlines()) == len(x)

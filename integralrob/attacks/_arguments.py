@@ -56,15 +56,20 @@ def _usable(tensor: Tensor) -> Tensor:
 
 
 def check_finite_per_sample(name: str, value: Any, x: Tensor) -> PerSample:
-    """A finite number of at least 0, or a tensor of such, one per sample, which comes back in the type of the sums."""
+    """A number of at least 0, or a tensor of such, one per sample, which comes back in the type of the sums.
+
+    Some of them add up to a finite one.
+    """
     value = check_per_sample(name, value, x)
+    dtype = arithmetic_dtype(x.dtype)
+    most = torch.finfo(dtype).max / 2**8
     if not isinstance(value, Tensor):
-        if math.isinf(value):
-            raise ValueError(f"{name}: expected a finite number, got {value}")
+        if value > most:
+            raise ValueError(f"{name}: expected a finite number of at most {most:.3g}, got {value}")
         return value
-    value = value.detach().to(arithmetic_dtype(x.dtype)).expand(len(x))
-    if not ((value >= 0) & value.isfinite()).all():
-        raise ValueError(f"{name}: expected finite numbers of at least 0, got {value.tolist()}")
+    value = value.detach().to(dtype).expand(len(x))
+    if not ((value >= 0) & (value <= most)).all():
+        raise ValueError(f"{name}: expected finite numbers from 0 to {most:.3g}, got {value.tolist()}")
     return value
 
 

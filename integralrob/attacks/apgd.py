@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_int, check_real, describe
+from ..ops._dtypes import arithmetic_dtype
 from ._problem import Problem
 from ._rows import Rows
 from ._search import Run, higher, searching, where
@@ -53,15 +54,17 @@ def apgd(
     η starts at ``2 · eps``. At checkpoints, closer and closer together, a sample whose gain rose in fewer than `rho` of
     the steps, or whose η and best gain are those of the last checkpoint, halves η and returns to its best iterate.
 
-    In ``l1`` a step moves the k entries of the largest gradients. k starts at a fifth of all, and at each checkpoint
-    (4 % of the steps) becomes what the best iterate has moved divided by 1.5. Where that is less than 95 % of before,
-    the search returns to the best iterate with η = eps, else η is divided by 1.5, to eps / 10 at least. 30 % of the
-    steps are in the ball of radius ``3 · eps``, 30 % in ``2 · eps``, the rest in `eps`, each from the projection of the
-    best before; only these last can be the result. There is no momentum in l1.
+    In ``l1`` a step moves the k entries of the largest gradients. 30 % of the steps are in the ball of radius
+    ``3 · eps``, 30 % in ``2 · eps``, the rest in `eps`; only these last can be the result. Each part starts from a
+    projection: of normal numbers, their standard deviation the width of `bounds` (1 without), then of the best before.
+    There, and at checkpoints every 4 % of the part's steps, k becomes the number of entries that the start, or the best
+    iterate, has moved, divided by 1.5. Where the best has moved less than 95 % of before, the search returns to it with
+    η the radius, else η is divided by 1.5, to a tenth of the radius at least. There is no momentum in l1.
 
-    Against the published code: starts are uniform in the ball, not on its surface; in l2 and l1, entries at a bound
-    that the gradient points to take no part of a step; the loss "ce" is climbed as log odds, whose gradient does not
-    vanish.
+    Against the published code: in linf and l2 starts are uniform in the ball, not on its surface, the first checkpoint
+    counts a rise from the start, not from a loss of 0, and rising in exactly `rho` of the steps is enough, as in the
+    paper; in l2 and l1, entries at a bound that the gradient points to take no part of a step, and in l1 k is rounded
+    down, not up; the loss "ce" is climbed as log odds, whose gradient does not vanish.
 
     Args:
         model, x, y, norm, eps, loss, early_stop, bounds, mean, std, index, generator, progress: as in `pgd`.
@@ -255,26 +258,23 @@ class _SparseState(_State):
 
 def _run_sparse(run: Run, steps: int) -> None:
     """In l1, in balls that shrink to their radius."""
-    x_adv = None
+    x, bounds = run.problem.x, run.problem.bounds
+    delta = run.noise.normal(tuple(x.shape[1:]), arithmetic_dtype(x.dtype))
+    if bounds is not None:
+        delta *= bounds[1] - bounds[0]
     for radii, count in _stages(steps):
         stage = run.within(radii)
-        if x_adv is None:
-            x_adv = stage.random_start()
-            moved = torch.full_like(run.problem.y, run.problem.x[0].numel())
-            k = moved / 5
-        else:
-            x_adv = stage.problem.project(x_adv - run.problem.x)
-            moved = _moved(x_adv, run)
-            k = moved / 1.5
+        x_adv = stage.problem.project(delta)
+        moved = _moved(x_adv, run)
         now = _Iterate(x_adv, *stage.climb(x_adv))
-        state = _SparseState(now, x_adv, now, _radius(stage, now.height), k.long().clamp(min=1), moved)
+        state = _SparseState(now, x_adv, now, _radius(stage, now.height), _fewer(moved), moved)
         period = max(count // 25, 1)
         advance = {check: stage.repeated(partial(_advance_sparse, stage, check)) for check in (False, True)}
         for step in range(1, count + (radii > 1)):
             state = stage.go_on(advance[step % period == 0](state))
             if not len(state.previous):
                 return
-        x_adv = state.best.x_adv
+        delta = state.best.x_adv - run.problem.x
     run.evaluate(_step(run, state, 0, k=state.k))
 
 
@@ -294,6 +294,11 @@ def _moved(x_adv: Tensor, run: Run) -> Tensor:
     return (x_adv != run.problem.x).reshape(len(x_adv), -1).sum(1)
 
 
+def _fewer(moved: Tensor) -> Tensor:
+    """How many entries a step moves, after that number."""
+    return (moved / 1.5).long().clamp(min=1)
+
+
 def _check_sparse(run: Run, state: _SparseState) -> _SparseState:
     """Fewer entries a step where the best iterate has become sparser, else a shorter step."""
     moved = _moved(state.best.x_adv, run)
@@ -304,6 +309,6 @@ def _check_sparse(run: Run, state: _SparseState) -> _SparseState:
         state,
         now=state.back_to_best(sparser),
         step_size=torch.where(sparser, longest, shorter),
-        k=(moved / 1.5).long().clamp(min=1),
+        k=_fewer(moved),
         moved=moved,
     )

@@ -109,8 +109,8 @@ def _of_free_entries(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if bounds is not None:
             roundings = 4 * torch.finfo(x_adv.dtype).eps
             lowest, highest = bounds[0] + roundings * abs(bounds[0]), bounds[1] - roundings * abs(bounds[1])
-            stuck = ((grad > 0) & (x_adv >= highest)) | ((grad < 0) & (x_adv <= lowest))
-            grad = grad.masked_fill(stuck, 0)
+            rising = torch.where(x_adv <= lowest, grad.clamp(min=0), grad)
+            grad = torch.where(x_adv >= highest, rising.clamp(max=0), rising)
         return step(x_adv, grad, x, eps, step_size, bounds=bounds, **options)
 
     return free
@@ -120,5 +120,5 @@ BALLS = {
     "linf": Ball(torch.inf, linf_step, project_linf),
     # The strongest of what was tried on networks for the 8×8 digits: 3 of 64 entries a step, paths of 1 to 20 radii.
     "l1": Ball(1, _of_free_entries(l1_step), project_l1, path=5, far=2.0**24, k=0.05),
-    "l2": Ball(2, _of_free_entries(l2_step), project_l2),
+    "l2": Ball(2, _of_free_entries(l2_step), project_l2, path=10),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -100,8 +102,8 @@ def evaluate(
         attacks: name → function ``(model, x, y, *, norm, eps, bounds, mean, std, index, generator) -> AttackResult``,
             which may leave out the last two; attacks of this module, by `functools.partial` with other options. Or
             ``"standard"``: AutoAttack's without FAB, that is APGD with cross entropy, APGD with the DLR loss for 9
-            targets, 100 steps each, and 5,000 queries of the square attack. (Two classes: without DLR, which is
-            cross entropy there. Three: DLR without targets.)
+            targets, 100 steps each, and 5,000 queries of the square attack; in l1 five runs of the first and 5 targets
+            of the second. (Two classes: without DLR, which is cross entropy there. Three: DLR without targets.)
         norm, eps, bounds, mean, std: as in `pgd`; one radius for all samples.
         seed: of all randomness; attack number i draws from generators with ``seed + i``.
         output: a folder for ``settings.json``; ``results-<process>.jsonl``, one line for each sample (index, label,
@@ -109,7 +111,7 @@ def evaluate(
             dictionary of the broken samples' ``index [n]`` and ``adversarial [n, ...]`` for
             `torch.load(..., weights_only=True)`.
         resume: go on with what the folder has; its settings must be these, functions going by their names. Batches and
-            processes may be others. Nothing is known of the model, and of the samples their labels only.
+            processes may be others. Of the model its parameters are compared, of the samples their labels.
         progress: show a bar with the accuracy so far, in the first process.
 
     Raises:
@@ -135,7 +137,8 @@ def evaluate(
     if not check_real("eps", eps, 0) < torch.inf:
         raise ValueError(f"eps: expected a finite number, got {eps}")
     check_bounds(bounds)
-    seed = check_int("seed", seed, 0)
+    if (seed := check_int("seed", seed, 0)) >= 2**63:
+        raise ValueError(f"seed: expected an int below 2**63, got {seed}")
     resume, progress = check_bool("resume", resume), check_bool("progress", progress)
     if resume and output is None:
         raise ValueError("output: expected a folder with resume=True, got None")
@@ -145,17 +148,19 @@ def evaluate(
     batches = _indexed(loader, bounds)
     first = next(batches, None)
     if isinstance(attacks, str):
-        attacks = {} if first is None else _standard(_Cascade(model, {}, options, seed).logits(first[0][:2]).shape[-1])
+        cascade = _Cascade(model, {}, options, seed)
+        attacks = {} if first is None else _standard(cascade.logits(first[0][:2]).shape[-1], norm)
     described = [{"name": name, **_describe(attack)} for name, attack in attacks.items()]
-    settings = {**options, "seed": seed, "attacks": described}
     together = distributed.is_available() and distributed.is_initialized()
     rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+    settings = {**options, "seed": seed, "attacks": described, "model": output and _fingerprint(model)}
     records = Records(output, settings, rank, resume)
     if together:
         distributed.barrier()  # nobody writes before all have read
-    with frozen(model), tqdm(total=_length(loader), unit="batch", disable=not progress or rank > 0) as bar:
-        cascade = _Cascade(model, attacks, options, seed)
-        asked: list[int] = []
+    cascade = _Cascade(model, attacks, options, seed)
+    asked: list[int] = []
+    bar = tqdm(total=_length(loader), unit="batch", disable=not progress or rank > 0)
+    with _gathered(records, ranks) as done, frozen(model), bar:
         for number, (x, y, index) in enumerate(chain([] if first is None else [first], batches)):
             asked.extend(index.tolist())
             fresh = records.missing(index, y)
@@ -163,12 +168,28 @@ def evaluate(
                 records.add(*cascade.run(x[fresh.to(x.device)], y[fresh.to(y.device)], index[fresh]))
             bar.update()
             bar.set_postfix(records.shares())
-    done = records.done
-    if together:
-        gathered: list[Any] = [None] * ranks
-        distributed.all_gather_object(gathered, done)
-        done = {index: record for part in gathered for index, record in part.items()}
     return _summary([done[index] for index in sorted(asked)], tuple(attacks))
+
+
+@contextmanager
+def _gathered(records: Records, ranks: int) -> Iterator[dict[int, Record]]:
+    """At the end, the records of all processes. Where one has failed, all raise, and none waits for it."""
+    done: dict[int, Record] = {}
+    failure: Exception | None = None
+    try:
+        yield done
+    except Exception as error:
+        failure = error
+    own = (records.done, failure and repr(failure))
+    gathered = [own] * ranks
+    if ranks > 1:
+        distributed.all_gather_object(gathered, own)
+    if failure is not None:
+        raise failure
+    for rank, (part, failed) in enumerate(gathered):
+        if failed is not None:
+            raise RuntimeError(f"evaluate: expected records from all processes, got from process {rank}: {failed}")
+        done.update(part)
 
 
 @dataclass(frozen=True)
@@ -236,10 +257,24 @@ class _Cascade:
             raise RuntimeError(f"{name}: expected samples within bounds {bounds}, got values from {low} to {high}")
 
 
-def _standard(classes: int) -> dict[str, Attack]:
-    attacks: dict[str, Attack] = {"apgd-ce": partial(apgd, early_stop=True)}
+def _fingerprint(model: Model) -> str:
+    """Tells a model from one with other parameters, and a function from one of another name."""
+    if not isinstance(model, nn.Module):
+        return getattr(model, "__qualname__", type(model).__qualname__)
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        is_tensor = isinstance(value, Tensor)
+        content = value.detach().cpu().flatten().view(torch.uint8).numpy() if is_tensor else repr(value).encode()
+        digest.update(name.encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _standard(classes: int, norm: str) -> dict[str, Attack]:
+    restarts, most = (5, 5) if norm == "l1" else (1, 9)
+    attacks: dict[str, Attack] = {"apgd-ce": partial(apgd, restarts=restarts, early_stop=True)}
     if classes >= 3:
-        targets = min(9, classes - 1) if classes >= 4 else None
+        targets = min(most, classes - 1) if classes >= 4 else None
         attacks["apgd-dlr"] = partial(apgd, loss="dlr", targets=targets, early_stop=True)
     attacks["square"] = partial(square, early_stop=True)
     return attacks

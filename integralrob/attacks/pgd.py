@@ -65,7 +65,8 @@ def pgd(
     and `.grad` as they were, also if it raises. Works under `torch.no_grad` and `torch.inference_mode`.
 
     Args:
-        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. It gets a copy of its own, which it may write to.
+        model: maps ``[B, ...]`` to logits ``[B, K]``, K ≥ 2. It gets a copy of its own, which it may write to. A
+            function that calls a module finds it in the mode that it is in.
         x: ``[B, ...]`` samples, finite, within `bounds`. Under mixed precision keep them float32 and let autocast run
             the model: float16 and bfloat16 samples resolve steps near 1 to no more than 5e-4 and 4e-3.
         y: int64 ``[B]``, the labels, or with `targeted` the target classes.
@@ -74,7 +75,8 @@ def pgd(
         steps: gradient steps of each run.
         step_size: length of a step in that norm, in units of `x`, a number or one per sample, ``[B]``. None: ``2.5 ·
             eps / steps``, with which a run can cross the ball from any start and still move along its surface; in l1
-            ``5 · eps / steps``, as a path along few entries at a time is a longer one.
+            ``5 · eps / steps``, as a path along few entries at a time is a longer one; in l2 ``10 · eps / steps``, as
+            the best point is far along the surface.
         k: in l1 only: how many entries a step moves, an int from 1 to the number of a sample's entries, a float as
             their share, or a tensor of either, one per sample ``[B]``. None: 0.05.
         targeted: steer towards the classes `y` instead of away from them.

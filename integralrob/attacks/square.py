@@ -52,6 +52,10 @@ def square(
       the shape of two pyramids of opposite signs, added to what the first one has; the start is a tiling by pyramids.
       The result is scaled to the radius and projected on ball ∩ box.
 
+    Against the published code: each sample has windows of its own, and they reach the last row and column; their shares
+    follow from the part of the `queries` that is done, where AutoAttack's follow from their number, as if there were
+    10,000; sides may be even; in l1 the pyramids are those of l2, and what is scaled to the radius is then projected.
+
     A sample of shape ``[C, H, W]`` is an image; of ``[C, L]`` it is one of height 1 and of ``[F]`` one of a single
     channel too, whose windows are intervals; further axes are folded into H.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,7 +88,10 @@ def adversarial_loss(
     if not 0 <= check_real("clean", clean) <= 1:
         raise ValueError(f"clean: expected a share from 0 to 1, got {clean}")
     _check_callables(criterion=criterion, attack=attack)
-    normalise = normalisation(options.get("mean"), options.get("std"), x)
+    known = _options(attack, options)
+    if starts > 1 and not known.get("random_start", True):
+        raise ValueError(f"starts: expected 1 with random_start=False, where all would be the same, got {starts}")
+    normalise = normalisation(known.get("mean"), known.get("std"), x)
 
     def loss(x: Tensor) -> Tensor:
         value = check_tensor("criterion", criterion(model(normalise(x)), y))
@@ -95,6 +99,8 @@ def adversarial_loss(
             raise ValueError(f"criterion: expected a scalar loss, got {describe(value)}")
         return value
 
+    if clean == 1:
+        return loss(x)
     found = [attack(model, x, y, **options).adversarial for _ in range(starts)]
     attacked = torch.stack([loss(adversarial) for adversarial in found]).mean()
     return attacked if clean == 0 else (1 - clean) * attacked + clean * loss(x)
@@ -140,14 +146,20 @@ def trades_loss(
     _check_callables(attack=attack)
     if "loss" in options:
         raise TypeError(f"loss: expected none, as the attack climbs the divergence, got {describe(options['loss'])}")
-    if options.get("early_stop"):
+    known = _options(attack, options)
+    if known.get("early_stop"):
         raise ValueError("early_stop: expected False, as the divergence of all samples is climbed to the end, got True")
-    normalise = normalisation(options.get("mean"), options.get("std"), x)
+    normalise = normalisation(known.get("mean"), known.get("std"), x)
     with torch.no_grad(), frozen(model):
         before = model(normalise(x))
     found = attack(model, x, y, loss=lambda logits, _: _divergence(before, logits), **options).adversarial
     logits = model(normalise(x))
     return cross_entropy(logits, y) + beta * _divergence(logits, model(normalise(found))).mean()
+
+
+def _options(attack: Attack, options: dict[str, Any]) -> dict[str, Any]:
+    """What an attack is called with, as far as can be seen."""
+    return {**_options(attack.func, attack.keywords), **options} if isinstance(attack, partial) else options
 
 
 def _divergence(logits: Tensor, moved: Tensor) -> Tensor:
