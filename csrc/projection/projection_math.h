@@ -7,22 +7,17 @@
 
 namespace integralrob {
 
-// Each choice is between numbers that are there already: so compilers make vector code of loops over these
-// functions for every instruction set.
-
 // max and min that are NaN if either argument is.
 template <typename A>
 INTEGRALROB_INLINE A nan_max(A x, A y) {
-    const A larger = x > y ? x : y;  // y if either is NaN
-    return x == x ? larger : x;
+    return x > y || x != x ? x : y;
 }
 template <typename A>
 INTEGRALROB_INLINE A nan_min(A x, A y) {
-    const A smaller = x < y ? x : y;
-    return x == x ? smaller : x;
+    return x < y || x != x ? x : y;
 }
 
-// Of limits that are numbers.
+// A limit that is NaN is none.
 template <typename A>
 INTEGRALROB_INLINE A clip(A x, A lo, A hi) {
     const A above = x < lo ? lo : x;
@@ -37,14 +32,18 @@ INTEGRALROB_INLINE A project_linf(A delta, A eps, A center, A lo, A hi) {
     return nan_min(nan_max(delta, least), most);
 }
 
+// Of a step each choice is between numbers that are there already: so compilers make vector code of it for
+// every instruction set.
+
 // clip(clip(v, x - eps, x + eps), lo, hi)
 template <typename A>
 INTEGRALROB_INLINE A clip_linf(A v, A x, A eps, A lo, A hi) {
-    return clip(nan_min(nan_max(v, x - eps), x + eps), lo, hi);
+    return clip(clip(v, x - eps, x + eps), lo, hi);
 }
 
 // The same for a result in the storage type: x ± eps is rounded towards x where the nearest number is further
-// from it than eps, so that no rounding leads out of the ball, nor that of what is between them.
+// from it than eps, so that no rounding leads out of the ball, nor that of what is between them. NaN if v, x
+// or eps is.
 template <typename T, typename A = arithmetic_t<T>>
 INTEGRALROB_INLINE A clip_linf_to(A v, A x, A eps, A lo, A hi) {
     const bool above = v > x;

@@ -33,13 +33,13 @@ template <typename T>
 INTEGRALROB_INLINE arithmetic_t<T> moved(arithmetic_t<T> x, arithmetic_t<T> delta) {
     using A = arithmetic_t<T>;
     using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
-    constexpr Bits kSign = Bits(1) << (8 * sizeof(A) - 1),
-                   kDropped = std::is_same_v<T, Half> ? 0x1fff : 0xffff;
+    constexpr int kLast = 8 * sizeof(A) - 1;
+    constexpr Bits kSign = Bits(1) << kLast;
+    constexpr Bits kDropped = std::is_same_v<T, Half> ? 0x1fff : 0xffff;  // by the half types
     const A sum = x + delta, added = sum - x;
     const A error = (x - (sum - added)) + (delta - added);  // x + delta = sum + error
     const Bits bits = bit_cast<Bits>(sum), back = bit_cast<Bits>(delta) & kSign;
-    const Bits away =
-        ((bits & kSign) ^ back) >> (8 * sizeof(A) - 1);  // 1 where the way to x leads away from 0, else 0
+    const Bits away = ((bits & kSign) ^ back) >> kLast;  // 1 if the way to x leads away from 0, else 0
     const Bits next = bits - 1 + 2 * away;
     const bool beyond = bit_cast<A>(bit_cast<Bits>(error) ^ back) < A(0);  // the sum is; then it is not 0
     const Bits stepped = beyond ? next : bits;
