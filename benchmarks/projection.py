@@ -14,7 +14,11 @@ EPS, STEP_SIZE = 8 / 255, 2 / 255
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """Every contender does the same additions; their order differs, and in how many steps half types are rounded."""
+    """Every contender does the same additions; their order differs, and in how many steps half types are rounded.
+
+    An end of the ball, ``x ± eps``, which peers round to nearest, is rounded towards x by `linf_step` where the nearest
+    number is outside: one unit in the last place, 6e-8 below 1 in float32, apart.
+    """
     return 1e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
 
 

@@ -47,20 +47,22 @@ void linf_step(const Step<T>& step, int64_t begin, int64_t end) {
     for_pieces(step.length, begin, end,
                [&](int64_t row, int64_t first, int64_t last) __attribute__((always_inline)) {
                    const A eps = step.eps[row], size = step.size[row];
-                   const auto led_to = [&](int64_t k) __attribute__((always_inline)) {
-                       return integralrob::linf_step(A(widen(x_adv[k])), A(widen(grad[k])), A(widen(x[k])),
-                                                     eps, size, lo, hi);
+                   const auto first_move = [&](int64_t k) __attribute__((always_inline)) {
+                       return along_sign(A(widen(x_adv[k])), A(widen(grad[k])), size);
+                   };
+                   const auto result = [&](int64_t k, A v) __attribute__((always_inline)) {
+                       return narrow<T>(clip_linf_to<T>(v, A(widen(x[k])), eps, lo, hi));
                    };
                    // An element is read before it is written, so out may be x_adv.
                    if (previous == nullptr) {
                        INTEGRALROB_INDEPENDENT_ITERATIONS
-                       for (int64_t k = first; k < last; ++k) out[k] = narrow<T>(led_to(k));
+                       for (int64_t k = first; k < last; ++k) out[k] = result(k, first_move(k));
                    } else {
                        INTEGRALROB_INDEPENDENT_ITERATIONS
                        for (int64_t k = first; k < last; ++k) {
                            const A from = widen(x_adv[k]);
-                           const A on = with_momentum(led_to(k), from, A(widen(previous[k])), momentum);
-                           out[k] = narrow<T>(clip_linf(from + on, A(widen(x[k])), eps, lo, hi));
+                           const A z = clip_linf(first_move(k), A(widen(x[k])), eps, lo, hi);
+                           out[k] = result(k, from + with_momentum(z, from, A(widen(previous[k])), momentum));
                        }
                    }
                });

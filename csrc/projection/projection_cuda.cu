@@ -31,8 +31,9 @@ struct ProjectOnBallInBox {
     }
 };
 
-template <typename A>
+template <typename T>
 struct LinfStep {
+    using A = arithmetic_t<T>;
     static constexpr int kInputs = 3;  // x_adv, grad, x
     static constexpr const char* kPurpose = "linf_step";
     struct Row {
@@ -42,21 +43,23 @@ struct LinfStep {
     A lo, hi;
     __device__ Row row(int64_t r) const { return {eps[r], size[r]}; }
     __device__ A operator()(const A* in, Row r) const {
-        return integralrob::linf_step(in[0], in[1], in[2], r.eps, r.size, lo, hi);
+        return clip_linf_to<T>(along_sign(in[0], in[1], r.size), in[2], r.eps, lo, hi);
     }
 };
 
-template <typename A>
+template <typename T>
 struct LinfStepWithMomentum {
+    using A = arithmetic_t<T>;
     static constexpr int kInputs = 4;  // x_adv, grad, x, previous
     static constexpr const char* kPurpose = "linf_step";
-    using Row = typename LinfStep<A>::Row;
-    LinfStep<A> first;
+    using Row = typename LinfStep<T>::Row;
+    LinfStep<T> first;
     A momentum;
     __device__ Row row(int64_t r) const { return first.row(r); }
     __device__ A operator()(const A* in, Row r) const {
-        const A moved = in[0] + cuda::with_momentum(first(in, r), in[0], in[3], momentum);
-        return clip_linf(moved, in[2], r.eps, first.lo, first.hi);
+        const A z = clip_linf(along_sign(in[0], in[1], r.size), in[2], r.eps, first.lo, first.hi);
+        const A v = in[0] + cuda::with_momentum(z, in[0], in[3], momentum);
+        return clip_linf_to<T>(v, in[2], r.eps, first.lo, first.hi);
     }
 };
 
@@ -171,13 +174,12 @@ void project_linf(const T* delta, const T* center, PerRow<arithmetic_t<T>> eps, 
 
 template <typename T>
 void linf_step(const Step<T>& s, cudaStream_t stream) {
-    using A = arithmetic_t<T>;
     const bool uniform = s.eps.stride == 0 && s.size.stride == 0;
-    const LinfStep<A> step{s.eps, s.size, s.lo, s.hi};
+    const LinfStep<T> step{s.eps, s.size, s.lo, s.hi};
     if (s.previous == nullptr) {
-        map<T, LinfStep<A>>({{s.x_adv, s.grad, s.x}}, step, uniform, s.rows, s.length, s.out, stream);
+        map<T, LinfStep<T>>({{s.x_adv, s.grad, s.x}}, step, uniform, s.rows, s.length, s.out, stream);
     } else {
-        map<T, LinfStepWithMomentum<A>>({{s.x_adv, s.grad, s.x, s.previous}}, {step, s.momentum}, uniform,
+        map<T, LinfStepWithMomentum<T>>({{s.x_adv, s.grad, s.x, s.previous}}, {step, s.momentum}, uniform,
                                         s.rows, s.length, s.out, stream);
     }
 }

@@ -80,7 +80,7 @@ struct MovedRow {
         for (int64_t k = 0; k < count; ++k) {
             const A from = widen(x[first + k]);
             if constexpr (kLast) {
-                const A to = widen(moved<T>(from, delta[k]));
+                const A to = moved<T>(from, delta[k]);
                 out[first + k] = narrow<T>(clip(to, lo, hi));
             } else {
                 out[first + k] = clip(from + delta[k], lo, hi);

@@ -209,7 +209,7 @@ class BallStep<T, Norm_>::Row {
         Vector<T> out;
 #pragma unroll
         for (int lane = 0; lane < kLanes<T>; ++lane) {
-            const A to = widen(moved<T>(piece.of[2][lane], delta(piece, lane, formula)));
+            const A to = moved<T>(piece.of[2][lane], delta(piece, lane, formula));
             out.lane[lane] = narrow<T>(clip(to, step_.lo, step_.hi));
         }
         memory_.store(step_.out, k, out);

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..ops import l1_step, l2_step, linf_step, project_l1, project_l2, project_linf
 from ..ops._arguments import Bounds
 from ..ops._dtypes import arithmetic_dtype
+from ..ops.reference.steps import added
 from ._noise import Noise
 
 PerSample = float | Tensor
@@ -52,10 +53,7 @@ class Ball:
         """
         centre = x.to(delta.dtype)
         delta = self.nearest(delta, eps, center=None if bounds is None else centre, bounds=bounds)
-        moved = (centre + delta).to(x.dtype)
-        beyond = (moved.to(delta.dtype) - centre).abs() > delta.abs()
-        moved = torch.where(beyond, torch.nextafter(moved, x), moved)
-        moved = torch.where(delta == 0, x, moved)  # where that is -0.0, too
+        moved = torch.where(delta == 0, x, added(centre, delta, x.dtype))  # where that is -0.0, too
         return moved if bounds is None else moved.clamp_(*bounds)
 
     def steepest(self, grad: Tensor, x: Tensor, eps: PerSample, bounds: Bounds) -> Tensor:
@@ -81,7 +79,8 @@ class Ball:
             lowest, highest = centre - radius, centre + radius
             if bounds is not None:
                 lowest, highest = lowest.clamp_min_(bounds[0]), highest.clamp_max_(bounds[1])
-            return torch.lerp(lowest, highest, noise.uniform(shape, dtype)).to(x.dtype)
+            start = torch.lerp(lowest, highest, noise.uniform(shape, dtype))
+            return self.project(start - centre, x, eps, bounds)
         if self.order == 1:
             entries = noise.stream(0).exponential(shape, dtype) * noise.stream(1).sign(shape, dtype)
         else:

@@ -80,6 +80,9 @@ def linf_step(
     With momentum m, that is z, and the step of APGD follows: the same clips of
     ``x_adv + (1 - m)·(z - x_adv) + m·(x_adv - previous)``.
 
+    In the result ``x ± eps`` is rounded towards `x` where the nearest number is further from it than `eps`, so that no
+    entry leaves the ball. The ball is that of `eps` rounded to float32 (to float64 for float64 tensors).
+
     Args:
         x_adv: current adversarial inputs ``[B, ...]``; float16, bfloat16, float32 or float64.
         grad: gradient of the objective to ascend, like `x_adv`.

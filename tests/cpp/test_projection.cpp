@@ -33,6 +33,31 @@ bool same(T x, T y) {
     return a == b || (std::isnan(a) && std::isnan(b));
 }
 
+// Of two finite numbers that differ.
+template <typename T>
+T next_towards(T from, T to) {
+    if constexpr (sizeof(T) > 2) {
+        return std::nextafter(from, to);
+    } else {
+        const bool up = widen(to) > widen(from);
+        if (widen(from) == 0) return {static_cast<uint16_t>(up ? 1 : 0x8001)};
+        return {static_cast<uint16_t>(up == (widen(from) > 0) ? from.bits + 1 : from.bits - 1)};
+    }
+}
+
+// Type of the sums of A without a rounding, where the numbers are of about one size.
+template <typename A>
+using Exact = std::conditional_t<std::is_same_v<A, float>, double, long double>;
+
+// The nearest number to x + delta that is no further from x than delta.
+template <typename T>
+T limit_of(T x, arithmetic_t<T> delta) {
+    using E = Exact<arithmetic_t<T>>;
+    T to = narrow<T>(arithmetic_t<T>(widen(x)) + delta);
+    while (std::fabs(E(widen(to)) - E(widen(x))) > std::fabs(E(delta))) to = next_towards(to, x);
+    return to;
+}
+
 template <typename T>
 struct Case {
     using A = arithmetic_t<T>;
@@ -101,19 +126,22 @@ struct Case {
         for (int64_t k = 0; k < rows * length; ++k) {
             const int64_t row = per_row ? k / length : 0;
             const A g = widen(grad[k]), clean = widen(x[k]), from = widen(x_adv[k]);
-            const auto clipped = [&](A moved) {
-                return std::clamp(std::clamp(moved, clean - eps[row], clean + eps[row]), lo, hi);
+            const auto clipped = [&](A moved, A least, A most) {
+                return std::clamp(std::clamp(moved, least, most), lo, hi);
             };
-            A moved = clipped(from + (g > 0 ? size[row] : g < 0 ? -size[row] : A(0)));
+            A moved = from + (g > 0 ? size[row] : g < 0 ? -size[row] : A(0));
             if (momentum > 0) {
-                const A on = (1 - momentum) * (moved - from) + momentum * (from - A(widen(previous[k])));
-                moved = clipped(from + on);
+                const A z = clipped(moved, clean - eps[row], clean + eps[row]);
+                moved = from + ((1 - momentum) * (z - from) + momentum * (from - A(widen(previous[k]))));
             }
+            const A least = widen(limit_of(x[k], -eps[row])), most = widen(limit_of(x[k], eps[row]));
+            const A expected = clipped(moved, least, most);
             // With momentum, products may be fused into the sums.
             const double slack = momentum > 0 ? 4 * rounding<T>() : 0;
-            CHECK_THAT(same(out[k], narrow<T>(moved)) || std::fabs(exact(out[k]) - moved) <= slack,
+            CHECK_THAT(same(out[k], narrow<T>(expected)) || std::fabs(exact(out[k]) - expected) <= slack,
                        "[%lld, %lld] element %lld: %g, not %g", (long long)rows, (long long)length,
-                       (long long)k, exact(out[k]), exact(narrow<T>(moved)));
+                       (long long)k, exact(out[k]), exact(narrow<T>(expected)));
+            CHECK(lo > clean || clean > hi || (exact(out[k]) >= least && exact(out[k]) <= most));
             CHECK(same(in_place[k], out[k]));
         }
     }
@@ -186,11 +214,35 @@ void check_nan() {
     }
 }
 
+// x ± eps where they are hardest to round: of all sizes, around 0, subnormal, beyond the largest number.
+template <typename T>
+void check_moved() {
+    using A = arithmetic_t<T>;
+    using E = Exact<A>;
+    expect::Random random;
+    const int least = std::is_same_v<T, Half> ? -26 : sizeof(T) == 8 ? -1076 : -140;
+    const int most = std::is_same_v<T, Half> ? 16 : sizeof(T) == 8 ? 1024 : 128;
+    for (int k = 0; k < 200000; ++k) {
+        const int exponent = least + static_cast<int>(random.below(most - least));
+        const T x = narrow<T>(std::ldexp(static_cast<A>(random.number()), exponent));
+        const A delta =
+            std::ldexp(static_cast<A>(random.number()), exponent + static_cast<int>(random.below(9)) - 4);
+        if (!std::isfinite(widen(x)) || !std::isfinite(A(widen(x)) + delta)) continue;
+        const A to = moved<T>(widen(x), delta);
+        CHECK(exact(narrow<T>(to)) == to);
+        CHECK_THAT(to == A(widen(limit_of(x, delta))), "%g + %g = %g, not %g", exact(x), double(delta),
+                   double(to), exact(limit_of(x, delta)));
+        CHECK(std::fabs(E(to) - E(widen(x))) <= std::fabs(E(delta)));
+        CHECK(exact(narrow<T>(moved<T>(widen(x), A(0)))) == exact(x));
+    }
+}
+
 template <typename T>
 void check_type() {
     using A = arithmetic_t<T>;
     const A infinity = std::numeric_limits<A>::infinity();
     expect::Random random;
+    check_moved<T>();
     for (const auto& [rows, length] :
          {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {7, 16}, {2, 257}, {100, 1}, {1, 10000}}) {
         const Case<T> batch(random, rows, length);

@@ -113,10 +113,12 @@ struct Case {
     void check_step(A lo, A hi, PerRow<A> radius, PerRow<A> size, bool momentum) const {
         const auto formula = [&](int64_t k, int64_t row) {
             const A from = widen(x_adv.data()[k]), center = widen(x.data()[k]);
-            const A z = linf_step(from, A(widen(grad.data()[k])), center, radius[row], size[row], lo, hi);
-            if (!momentum) return z;
-            const A moved = from + cuda::with_momentum(z, from, A(widen(previous.data()[k])), A(0.25));
-            return clip_linf(moved, center, radius[row], lo, hi);
+            A v = along_sign(from, A(widen(grad.data()[k])), size[row]);
+            if (momentum) {
+                const A z = clip_linf(v, center, radius[row], lo, hi);
+                v = from + cuda::with_momentum(z, from, A(widen(previous.data()[k])), A(0.25));
+            }
+            return clip_linf_to<T>(v, center, radius[row], lo, hi);
         };
         Buffer<T> out(count, offsets.out), in_place = x_adv, on_cpu(count, 0);
         const auto step = [&](const T* from, T* to) {

@@ -30,20 +30,21 @@ def linf_step(
 ) -> Tensor:
     """``z = clip(clip(x_adv + step_size · sign(grad), x - eps, x + eps), lo, hi)``.
 
-    With momentum, the same clips of ``x_adv + (1 - momentum)·(z - x_adv) + momentum·(x_adv - previous)``.
+    With momentum, the same clips of ``x_adv + (1 - momentum)·(z - x_adv) + momentum·(x_adv - previous)``. In the result
+    ``x ± eps`` is rounded towards x where the nearest number is further from x than eps.
     """
     radius, step = per_row(eps, x), per_row(step_size, x)
     start, direction, center = (t.to(radius.dtype) for t in (x_adv, grad, x))
     lower, upper = bounds or (-math.inf, math.inf)
 
-    def clipped(moved: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(moved, center - radius), center + radius).clamp(lower, upper)
-
     sign = torch.where(direction.isnan(), direction, direction.sign())
-    z = clipped(start + step * sign)
+    z = start + step * sign
     if momentum and previous is not None:
-        z = clipped(start + _mixed(z, start, previous, momentum))
-    return z.to(x_adv.dtype)
+        z = torch.minimum(torch.maximum(z, center - radius), center + radius).clamp(lower, upper)
+        z = start + _mixed(z, start, previous, momentum)
+    limit = added(center, torch.where(z > center, radius, -radius), x.dtype).to(z.dtype)
+    inside = torch.where(z > center, torch.minimum(z, limit), torch.maximum(z, limit))
+    return inside.clamp(lower, upper).to(x_adv.dtype)
 
 
 def l2_step(
@@ -111,7 +112,7 @@ def _step(
         z = (center + delta).clamp(lower, upper)
         mixed = start - center + _mixed(z, start, rows[-1], momentum)
         delta = limited(mixed, radius.flatten(), center=center, bounds=bounds)
-    moved = _added(center, delta, x.dtype).to(wide).clamp(lower, upper).to(x.dtype)
+    moved = added(center, delta, x.dtype).to(wide).clamp(lower, upper).to(x.dtype)
     unknown = torch.stack([row.isnan().any(dim=1) for row in rows]).any(dim=0) | (radius + size).isnan().flatten()
     return moved.masked_fill(unknown[:, None], math.nan).reshape(x_adv.shape)
 
@@ -153,10 +154,14 @@ def _polar(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return unit, greatest, unit.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1)
 
 
-def _added(center: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
+def added(center: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
     """``center + delta`` in a type, rounded to nearest if that is not beyond `delta`, else towards `center`."""
-    moved = (center + delta).to(dtype)
-    beyond = (moved.to(torch.float64) - center.to(torch.float64)).abs() > delta.to(torch.float64).abs()
+    total = center + delta
+    change = total - center
+    error = (center - (total - change)) + (delta - change)  # center + delta = total + error
+    moved = total.to(dtype)
+    excess = (moved.to(total.dtype) - total) - error
+    beyond = torch.where(delta < 0, -excess, excess) > 0
     return torch.where(beyond, torch.nextafter(moved, center.to(dtype)), moved)
 
 
