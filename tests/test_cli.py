@@ -66,6 +66,11 @@ class Pair(nn.Flatten):
     def forward(self, x):
         return super().forward(x), x
 
+def nan():
+    model = network()
+    nn.init.constant_(model[0].bias, float("nan"))
+    return model
+
 instance, number = network(), 3
 """
 
@@ -396,6 +401,7 @@ CONVERT, ATTACK = "--input 1x1x6x6", "--data test.pt --eps 0.1 --attacks pgd:1"
         (f"attack nets.py:network {ATTACK} --integral other.pt", "--integral: expected the state dict"),
         (f"attack nets.py:network {ATTACK} --integral other.pt --weights net.pt", "without --weights"),
         (f"attack nets.py:Tokens {ATTACK}", "--data"),
+        (f"attack nets.py:nan {ATTACK}", "MODEL: expected outputs that are numbers, got NaN"),
         ("attack nets.py:Pair --data test.pt --eps 0.1", "model: expected a tensor, got"),
         (f"attack nets.py:network {ATTACK} --data absent.npz", "no such file: absent.npz"),
         (f"attack nets.py:network {ATTACK} --data absent.pt", "no such file: absent.pt"),

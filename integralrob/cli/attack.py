@@ -96,6 +96,8 @@ def _check(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float], 
         check_samples(x, y, bounds)
         check_logits(logits, y[:1], differentiable=False)
         check_logits(logits.expand(len(y), -1), y, differentiable=False)
+    if logits.isnan().any():
+        raise UsageError("MODEL", "expected outputs that are numbers, got NaN for the first sample")
 
 
 def _model(arguments: argparse.Namespace) -> nn.Module:
