@@ -51,6 +51,10 @@ class Tokens(nn.Module):
     def forward(self, x, y):
         return self.head((self.first(x) + self.second(y)).relu())
 
+class Starred(Tokens):
+    def forward(self, *inputs):
+        return super().forward(*inputs)
+
 class Branching(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2))
@@ -171,9 +175,14 @@ def test_convert_takes_several_inputs_instances_and_checkpoints(
 ) -> None:
     run("convert nets.py:Tokens --input 5x3 5x2 --size 0.5 --multiple-of 4")
     assert re.search(r"^ +0.5 +\d+ +8$", capsys.readouterr().out, re.MULTILINE)
+    run("convert nets.py:Starred --input 1x3 1x2 --size 0.5 --output any")
+    assert torch.export.load("any/size-0.5.pt2").module()(torch.rand(5, 3), torch.rand(5, 2)).shape == (5, 2)
     run("convert nets:instance --input 1x1x6x6 --weights checkpoint.pt --weights-key model")
     run("""convert nets:network --input 1x1x6x6 --kwargs '{"classes": 7}' --order two_opt""")
-    assert {path.name for path in folder.iterdir() if path.is_dir()} <= {"__pycache__"}  # nothing was written
+    assert {path.name for path in folder.iterdir() if path.is_dir()} <= {
+        "__pycache__",
+        "any",
+    }  # nothing else was written
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
@@ -320,6 +329,7 @@ CONVERT, ATTACK = "--input 1x1x6x6", "--data test.pt --eps 0.1 --attacks pgd:1"
         ("conver", "invalid choice"),
         ("info --fast", "unrecognized arguments: --fast"),
         ("demo --seed -1", "--seed"),
+        ("demo --output nets.py", "File exists: 'nets.py'"),
         ("convert", "MODEL"),
         (f"convert nets.py:network {CONVERT} --quick", "unrecognized arguments: --quick"),
         ("convert nets.py:network", "--input"),
