@@ -329,6 +329,8 @@ def test_nothing_to_evaluate() -> None:
         ({"loader": [(torch.full((4, 2, 3), 2.0), torch.zeros(4).long())]}, ValueError, "x: expected values within"),
         ({"loader": [(torch.zeros(4, 2, 3), torch.full((4,), 4))]}, ValueError, "y: expected class indices"),
         ({"mean": "mean"}, TypeError, "mean: "),
+        ({"model": lambda x: (x, x), "attacks": "standard"}, TypeError, "model: expected a tensor, got"),
+        ({"model": lambda x: x, "attacks": "standard"}, ValueError, "model: expected logits of shape"),
     ],
 )
 def test_bad_arguments_are_named(changes: dict[str, Any], error: Any, message: str, tmp_path: Path) -> None:

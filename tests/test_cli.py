@@ -51,6 +51,10 @@ class Tokens(nn.Module):
     def forward(self, x, y):
         return self.head((self.first(x) + self.second(y)).relu())
 
+class Starred(Tokens):
+    def forward(self, *inputs):
+        return super().forward(*inputs)
+
 class Branching(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2))
@@ -61,6 +65,15 @@ class Branching(nn.Sequential):
 class Buggy(nn.Linear):
     def forward(self, x):
         raise RuntimeError("a bug")
+
+class Pair(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x), x
+
+def nan():
+    model = network()
+    nn.init.constant_(model[0].bias, float("nan"))
+    return model
 
 instance, number = network(), 3
 """
@@ -162,9 +175,39 @@ def test_convert_takes_several_inputs_instances_and_checkpoints(
 ) -> None:
     run("convert nets.py:Tokens --input 5x3 5x2 --size 0.5 --multiple-of 4")
     assert re.search(r"^ +0.5 +\d+ +8$", capsys.readouterr().out, re.MULTILINE)
+    run("convert nets.py:Starred --input 1x3 1x2 --size 0.5 --output any")
+    assert torch.export.load("any/size-0.5.pt2").module()(torch.rand(5, 3), torch.rand(5, 2)).shape == (5, 2)
     run("convert nets:instance --input 1x1x6x6 --weights checkpoint.pt --weights-key model")
     run("""convert nets:network --input 1x1x6x6 --kwargs '{"classes": 7}' --order two_opt""")
-    assert {path.name for path in folder.iterdir() if path.is_dir()} <= {"__pycache__"}  # nothing was written
+    assert {path.name for path in folder.iterdir() if path.is_dir()} <= {
+        "__pycache__",
+        "any",
+    }  # nothing else was written
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_weights_of_a_wrapped_model(folder: Path, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The prefixes are those of nn.DataParallel and torch.compile."""
+    torch.save({f"{prefix}{name}": value for name, value in network().state_dict().items()}, "wrapped.pt")
+    for weights in ("net.pt", "wrapped.pt"):
+        run(f"attack nets.py:network --weights {weights} --data test.pt --eps 0.1 --attacks fgsm")
+    first, second = capsys.readouterr().out.split("24 samples")[1:]
+    assert first == second
+    (folder / "parallel.py").write_text(f"{NETS}\ndef parallel():\n    return nn.DataParallel(network())")
+    if prefix == "module.":
+        run("attack parallel.py:parallel --weights wrapped.pt --data test.pt --eps 0.1 --attacks fgsm")
+        assert capsys.readouterr().out == f"24 samples{first}"
+
+
+def test_a_model_in_a_file_that_reads_arguments(folder: Path) -> None:
+    Path("script.py").write_text(f"import argparse\nargparse.ArgumentParser().parse_args()\n{NETS}")
+    before = list(sys.argv)
+    sys.argv.append("--option-of-ours")
+    try:
+        run(f"convert script.py:network {CONVERT}")
+        assert sys.argv[-1] == "--option-of-ours"
+    finally:
+        sys.argv[:] = before
 
 
 # ------------------------------------------------------------------------------------------------------------- attack
@@ -286,6 +329,7 @@ CONVERT, ATTACK = "--input 1x1x6x6", "--data test.pt --eps 0.1 --attacks pgd:1"
         ("conver", "invalid choice"),
         ("info --fast", "unrecognized arguments: --fast"),
         ("demo --seed -1", "--seed"),
+        ("demo --output nets.py", "File exists: 'nets.py'"),
         ("convert", "MODEL"),
         (f"convert nets.py:network {CONVERT} --quick", "unrecognized arguments: --quick"),
         ("convert nets.py:network", "--input"),
@@ -308,7 +352,8 @@ CONVERT, ATTACK = "--input 1x1x6x6", "--data test.pt --eps 0.1 --attacks pgd:1"
         (f"convert nets.py:network {CONVERT} --weights absent.pt", "no such file: absent.pt"),
         (f"convert nets.py:network {CONVERT} --weights .", "--weights: "),
         (f"convert nets.py:network {CONVERT} --weights nets.py", "--weights: expected"),
-        (f"convert nets.py:network {CONVERT} --weights evil.pt", "other objects, which are not unpickled: evil.pt"),
+        (f"convert nets.py:network {CONVERT} --weights evil.pt", "other objects, which are not unpickled: evil.pt: "),
+        (f"convert nets.py:network {CONVERT} --weights mixed.pt", "state dict of the model, got a dict with 'module.0"),
         (f"convert nets.py:network {CONVERT} --weights cut.pt", "--weights: expected a file written by torch.save"),
         (f"convert nets.py:network {CONVERT} --weights list.pt", "--weights: expected a state dict, got [1, 2]"),
         (f"convert nets.py:network {CONVERT} --weights checkpoint.pt", "got a dict with 'epoch', 'model'"),
@@ -331,6 +376,7 @@ CONVERT, ATTACK = "--input 1x1x6x6", "--data test.pt --eps 0.1 --attacks pgd:1"
         (f"convert nets.py:network {CONVERT} --order random", "invalid choice"),
         (f"convert nets.py:network {CONVERT} --output nets.py", "--output: expected a folder"),
         (f"convert nets.py:network {CONVERT} --output nets.py/out", "Not a directory: 'nets.py/out'"),
+        (f"convert nets.py:network {CONVERT} --output /sys/kernel", "denied: '/sys/kernel/integral.pt'"),
         (f"convert nets.py:network {CONVERT} --output full", "--output: expected a folder without integral.pt"),
         ("attack nets.py:network --eps 0.1", "--data"),
         ("attack nets.py:network --data test.pt", "--eps"),
@@ -353,6 +399,8 @@ CONVERT, ATTACK = "--input 1x1x6x6", "--data test.pt --eps 0.1 --attacks pgd:1"
         (f"attack nets.py:network {ATTACK} --seed 99999999999999999999", "--seed"),
         (f"attack nets.py:network {ATTACK} --device abacus", "expected a torch device that works here, got 'abacus'"),
         (f"attack nets.py:network {ATTACK} --device meta", "expected a torch device that works here, got 'meta'"),
+        (f"attack nets.py:network {ATTACK} --device hpu", "expected a torch device that works here, got 'hpu'"),
+        (f"attack nets.py:network {ATTACK} --device vulkan", "expected a torch device that works here, got 'vulkan'"),
         (f"attack nets.py:network {ATTACK} --size 0.5", "--size: expected an integral network"),
         (f"attack nets.py:network {ATTACK} --resume", "output: expected a folder with resume=True"),
         (f"attack nets.py:network {ATTACK} --output full", "output: expected a folder without results"),
@@ -363,13 +411,15 @@ CONVERT, ATTACK = "--input 1x1x6x6", "--data test.pt --eps 0.1 --attacks pgd:1"
         (f"attack nets.py:network {ATTACK} --integral other.pt", "--integral: expected the state dict"),
         (f"attack nets.py:network {ATTACK} --integral other.pt --weights net.pt", "without --weights"),
         (f"attack nets.py:Tokens {ATTACK}", "--data"),
+        (f"attack nets.py:nan {ATTACK}", "MODEL: expected outputs that are numbers, got NaN"),
+        ("attack nets.py:Pair --data test.pt --eps 0.1", "model: expected a tensor, got"),
         (f"attack nets.py:network {ATTACK} --data absent.npz", "no such file: absent.npz"),
         (f"attack nets.py:network {ATTACK} --data absent.pt", "no such file: absent.pt"),
         (f"attack nets.py:network {ATTACK} --data evil.npz", "--data: expected an archive of NumPy arrays"),
         (f"attack nets.py:network {ATTACK} --data evil.pt", "which are not unpickled"),
         (f"attack nets.py:network {ATTACK} --data text.npz", "--data: expected an archive"),
         (f"attack nets.py:network {ATTACK} --data list.pt", "--data: expected x and y, tensors or arrays"),
-        (f"attack nets.py:network {ATTACK} --data x.npz", "got a dict with 'x'"),
+        (f"attack nets.py:network {ATTACK} --data x.npz", "got a dict with 'a', 'x'"),
     ],
 )
 def test_mistakes(folder: Path, command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,8 +428,9 @@ def test_mistakes(folder: Path, command: str, message: str, capsys: pytest.Captu
     torch.save({"x": Evil(trap)}, "evil.pt")
     np.savez("evil.npz", x=evil, y=evil)
     Path("text.npz").write_text("x, y")
-    np.savez("x.npz", x=np.zeros((2, 1, 6, 6)))
+    np.savez("x.npz", a=np.array(["text"]), x=np.zeros((2, 1, 6, 6)))
     torch.save([1, 2], "list.pt")
+    torch.save({"module.0.weight": torch.zeros(1), "0.weight": torch.zeros(1)}, "mixed.pt")
     Path("cut.pt").write_bytes(Path("net.pt").read_bytes()[:-100])
     Path("full").mkdir()
     Path("full/integral.pt").touch()
@@ -388,6 +439,19 @@ def test_mistakes(folder: Path, command: str, message: str, capsys: pytest.Captu
     torch.save({"input": [[1, 1, 6, 6]], "fuse_bn": True, "state_dict": {"weight": torch.zeros(2)}}, "other.pt")
     assert message in refusal(command, capsys)
     assert not trap.exists()
+
+
+def test_the_last_sample_is_checked_before_the_first_is_attacked(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = samples()
+    wrong_x, wrong_y = x.clone(), y.clone()
+    wrong_x[-1, 0, 0, 0], wrong_y[-1] = 1.5, 4
+    for wrong, message in (((wrong_x, y), "x: expected values within"), ((x, wrong_y), "y: expected class indices")):
+        torch.save(dict(zip("xy", wrong, strict=True)), "wrong.pt")
+        command = "attack nets.py:network --data wrong.pt --eps 0.1 --attacks fgsm --batch-size 8 --output runs"
+        assert message in refusal(command, capsys)
+        assert not Path("runs").exists()
 
 
 X, Y = samples()
@@ -408,6 +472,8 @@ X, Y = samples()
         (torch.tensor(1.0), Y, "x: expected samples"),
         (X.repeat(1, 3, 1, 1), Y, "--data: Given groups=1"),
         (X.flatten(1), Y, "--data: "),
+        (X.to_sparse(), Y, "--data: expected dense tensors"),
+        (X, Y.to_sparse(), "--data: expected dense tensors"),
     ],
 )
 def test_wrong_data(folder: Path, x: Any, y: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,6 +138,8 @@ def check_logits(logits: Any, y: Tensor, differentiable: bool) -> None:
         raise ValueError(f"model: expected logits of shape ({len(y)}, at least 2), got {describe(logits)}")
     if differentiable and not logits.requires_grad:
         raise ValueError("model: expected logits that are differentiable in x, got a tensor without gradient")
+    if not len(y):
+        return
     low, high = (value.item() for value in torch.aminmax(y))
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(f"y: expected class indices from 0 to {logits.shape[1] - 1}, got {low} to {high}")

@@ -148,8 +148,7 @@ def evaluate(
     batches = _indexed(loader, bounds)
     first = next(batches, None)
     if isinstance(attacks, str):
-        cascade = _Cascade(model, {}, options, seed)
-        attacks = {} if first is None else _standard(cascade.logits(first[0][:2]).shape[-1], norm)
+        attacks = {} if first is None else _standard(_classes(_Cascade(model, {}, options, seed), *first), norm)
     described = [{"name": name, **_describe(attack)} for name, attack in attacks.items()]
     together = distributed.is_available() and distributed.is_initialized()
     rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
@@ -268,6 +267,13 @@ def _fingerprint(model: Model) -> str:
         digest.update(name.encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def _classes(cascade: _Cascade, x: Tensor, y: Tensor, _: Tensor) -> int:
+    """How many the model tells apart."""
+    logits = cascade.logits(x[:2])
+    check_logits(logits, y[:2], differentiable=False)
+    return logits.shape[1]
 
 
 def _standard(classes: int, norm: str) -> dict[str, Attack]:

@@ -16,7 +16,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+        self.exit(2, f"{self.prog}: error: {UsageError(message)} (--help lists the options)\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .._checks import describe
 from ..attacks import Evaluation, apgd, evaluate, fgsm, pgd, square
+from ..attacks._arguments import check_logits, check_samples
 from ..attacks.balls import BALLS
 from ..conversion import IntegralModel
-from ..conversion.example import outputs_of
+from ..ops._arguments import check_bounds
 from .errors import UsageError, refused_by_layers, refused_by_us
 from .models import add_model_to, content, load_integral, load_model, load_tensors, model_dtype
 from .values import count, device, file, fraction, number, seed
@@ -71,8 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     x, y = x[: arguments.samples], y[: arguments.samples]
     where = arguments.device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.to(where)
-    with refused_by_layers("--data"):
-        outputs_of(model, x[:1].to(where))
+    _check(model, x, y, tuple(arguments.bounds), where)
     print(f"{len(x)} samples, {arguments.norm}, eps = {arguments.eps:g}, seed {arguments.seed}, on {where}", flush=True)
     if not isinstance(model, IntegralModel) or not arguments.size:
         print(_evaluate(model, x, y, arguments, arguments.output))
@@ -85,6 +85,19 @@ def run(arguments: argparse.Namespace) -> None:
             _print_row("size", "clean", *(f"after {name}" for name in found.attacks))
         shares = (found.clean_accuracy, *found.accuracy_after.values())
         _print_row(f"{size:g}", *(f"{100 * share:.2f} %" for share in shares))
+
+
+def _check(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float], where: torch.device) -> None:
+    """All samples, before any is attacked."""
+    with refused_by_layers("--data"), torch.no_grad():
+        logits = model(x[:1].to(where, copy=True))
+    with refused_by_us():
+        check_bounds(bounds)
+        check_samples(x, y, bounds)
+        check_logits(logits, y[:1], differentiable=False)
+        check_logits(logits.expand(len(y), -1), y, differentiable=False)
+    if logits.isnan().any():
+        raise UsageError("MODEL", "expected outputs that are numbers, got NaN for the first sample")
 
 
 def _model(arguments: argparse.Namespace) -> nn.Module:
@@ -153,6 +166,8 @@ def _samples(path: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if not isinstance(saved, Mapping) or not all(isinstance(saved.get(key), Tensor) for key in ("x", "y")):
         raise UsageError("--data", f"expected x and y, tensors or arrays of numbers, got {content(saved)}")
     x, y = saved["x"], saved["y"]
+    if x.layout is not torch.strided or y.layout is not torch.strided:
+        raise UsageError("--data", f"expected dense tensors, got x {x.layout} and y {y.layout}")
     if not x.is_floating_point() or x.ndim < 2 or not x.numel():
         raise UsageError("--data", f"x: expected samples [N, ...] of a floating-point dtype, got {describe(x)}")
     if y.is_floating_point() or y.is_complex() or y.dtype is torch.bool or y.shape != x.shape[:1]:
@@ -160,9 +175,10 @@ def _samples(path: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x.to(dtype), y.long()
 
 
-def _load_arrays(path: Path) -> dict[str, Tensor]:
+def _load_arrays(path: Path) -> dict[str, Any]:
+    """x and y, and of others only the names."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: torch.from_numpy(archive[key]) for key in ("x", "y") if key in archive}
+            return {key: torch.from_numpy(archive[key]) if key in ("x", "y") else None for key in archive}
     except Exception as error:  # of many types, where the file is no archive, or holds objects
         raise UsageError("--data", f"expected an archive of NumPy arrays of numbers, got {path}", error) from error

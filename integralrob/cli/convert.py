@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ShapesCollection
 
 from ..conversion import IntegralModel
 from ..conversion.check import relative_difference
@@ -113,10 +113,13 @@ def _export(discrete: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None
     """Writes a program with neither the user's classes nor this package in it, for batches of any size if it can."""
     # torch.export takes an axis of 1 for a constant.
     batch = tuple(x.repeat(2, *[1] * (x.ndim - 1)) if len(x) == 1 else x for x in inputs)
+    sizes = ShapesCollection()  # by tensor, as `forward(self, *inputs)` has no parameter for each
+    for x in batch:
+        sizes[x] = {0: Dim.AUTO}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about itself
-            program = torch.export.export(discrete, batch, dynamic_shapes=[{0: Dim.AUTO} for _ in batch])
+            program = torch.export.export(discrete, batch, dynamic_shapes=sizes.dynamic_shapes(discrete, batch))
             torch.export.save(program, path)
     except Exception as error:  # whatever torch.export raises
         refused = (

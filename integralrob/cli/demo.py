@@ -24,5 +24,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     try:
         demo(arguments.output, seed=arguments.seed, device=arguments.device)
-    except ModuleNotFoundError as error:  # without the extra 'demo'
+    except (ModuleNotFoundError, OSError) as error:  # without the extra 'demo', or without a folder to write to
         raise UsageError(error) from error

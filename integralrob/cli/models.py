@@ -7,8 +7,10 @@ import importlib
 import importlib.util
 import inspect
 import pickle
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +36,9 @@ __all__ = [
     "save_integral",
 ]
 
+# What nn.DataParallel, DistributedDataParallel and torch.compile put before the names of parameters.
+_WRAPPER = re.compile(r"^(module\.|_orig_mod\.)+")
+
 
 def add_model_to(parser: argparse.ArgumentParser) -> None:
     """What `load_model` reads."""
@@ -52,7 +57,8 @@ def load_model(arguments: argparse.Namespace) -> nn.Module:
     """The model that the options name, with its weights, on the CPU and in evaluation mode."""
     if arguments.weights_key is not None and arguments.weights is None:
         raise UsageError("--weights-key", "expected --weights too")
-    model = _make(_attribute(arguments.model), arguments)
+    with _no_arguments():
+        model = _make(_attribute(arguments.model), arguments)
     if not isinstance(model, nn.Module):
         raise UsageError(
             "MODEL", f"expected {arguments.model} to be or to make a torch.nn.Module, got {describe(model)}"
@@ -70,13 +76,22 @@ def load_tensors(option: str, path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not (others := _other_objects(path)):
+            raise UsageError(option, f"expected tensors and plain values that torch.save wrote, got {path}") from error
         raise UsageError(
             option,
             f"expected tensors and plain values, such as a state dict, got a file with other objects, which are not "
-            f"unpickled: {path}",
+            f"unpickled: {path}: {', '.join(sorted(others))}",
         ) from error
     except Exception as error:  # of many types, where the file is none of torch's or is damaged
         raise UsageError(option, f"expected a file written by torch.save, got {path}", error) from error
+
+
+def _other_objects(path: Path) -> list[str]:
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of many types: the file is no archive, or is damaged
+        return []
 
 
 def convert_checked(
@@ -92,7 +107,8 @@ def convert_checked(
 def save_integral(integral: IntegralModel, path: Path, *, shapes: Sequence[Sequence[int]], fuse_bn: bool) -> None:
     """Writes a file for `load_integral`."""
     conversion = {"input": [list(shape) for shape in shapes], "fuse_bn": fuse_bn}
-    torch.save({**conversion, "state_dict": integral.state_dict()}, path)
+    with path.open("wb") as opened:  # which tells why it cannot be written, as torch.save does not
+        torch.save({**conversion, "state_dict": integral.state_dict()}, opened)
 
 
 def load_integral(model: nn.Module, option: str, path: Path) -> IntegralModel:
@@ -127,6 +143,16 @@ def _attribute(name: str) -> Any:
     if not hasattr(module, attribute):
         raise UsageError("MODEL", f"{source} has no {attribute!r}")
     return getattr(module, attribute)
+
+
+@contextmanager
+def _no_arguments() -> Iterator[None]:
+    """Code that parses the arguments of a script of its own finds none, and takes its defaults."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -178,6 +204,8 @@ def _entry(option: str, saved: Any, key: str) -> Any:
 def _load_state(model: nn.Module, option: str, state: Any) -> None:
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise UsageError(option, f"expected a state dict, got {content(state)}")
+    if state and all(map(_WRAPPER.match, state)) and not any(map(_WRAPPER.match, model.state_dict())):
+        state = {_WRAPPER.sub("", key): value for key, value in state.items()}
     try:
         model.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError) as error:
