@@ -192,7 +192,7 @@ def test_resume_after_a_crash(tmp_path: Path) -> None:
             evaluate(loader=batches(7), output=tmp_path, resume=True, **arguments)
 
 
-def test_what_is_resumed_is_told_by_labels_and_names(tmp_path: Path) -> None:
+def test_what_is_resumed_is_told_by_samples_and_names(tmp_path: Path) -> None:
     """Other samples are refused, and so are lines that say nothing; a function is the same one in another process."""
 
     def attacks() -> dict[str, Any]:
@@ -206,8 +206,9 @@ def test_what_is_resumed_is_told_by_labels_and_names(tmp_path: Path) -> None:
     run([(x, y)], attacks())
     expected = evaluate(RowByRow(), batches(40), attacks(), **OPTIONS)
     assert same(run([(x, y), rest], attacks(), resume=True), expected)
-    with pytest.raises(ValueError, match=f"loader: .* where 0 has label {int(y[0])}, got {int(y[0] + 1) % 4}"):
-        run([(x, (y + 1) % 4)], attacks(), resume=True)
+    for others in ((x, (y + 1) % 4), (x.where(x != x[0, 0, 0], 0.5), y)):
+        with pytest.raises(ValueError, match=rf"^loader: .*, whose number 0 has label {int(y[0])} and digest \w+, got"):
+            run([others], attacks(), resume=True)
     path = tmp_path / "results-0.jsonl"
     path.write_bytes(b"\0\0\n" + path.read_bytes())
     with pytest.raises(ValueError, match=r"output: expected a record in each line of .*results-0\.jsonl"):

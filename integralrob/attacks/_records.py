@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ class Record:
     """A line of ``results-<process>.jsonl``."""
 
     index: int
+    sample: str  # tells it from others
     label: int
     correct: bool
     broken_by: str | None
@@ -56,15 +58,21 @@ class Records:
             _replace(path, json.dumps(settings, indent=2).encode())
         self.lines = self.folder / f"results-{process}.jsonl"
 
-    def missing(self, index: Tensor, labels: Tensor) -> Tensor:
+    def missing(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         """Bool ``[B]``, which samples have no record."""
         records = [self.done.get(i) for i in index.tolist()]
-        for i, label, record in zip(index.tolist(), labels.tolist(), records, strict=True):
-            if record is not None and record.label != label:
-                raise ValueError(
-                    f"loader: expected the samples of {self.folder}, where {i} has label {record.label}, got {label}"
-                )
-        return torch.tensor([record is None for record in records], dtype=torch.bool)
+        known = torch.tensor([record is not None for record in records], dtype=torch.bool)
+        rows = known.nonzero()[:, 0].tolist()
+        if rows:
+            samples = digests(x[known.to(x.device)])
+            for i, sample, label in zip(rows, samples, y[known.to(y.device)].tolist(), strict=True):
+                record = records[i]
+                if record is not None and (record.sample, record.label) != (sample, label):
+                    raise ValueError(
+                        f"loader: expected the samples of {self.folder}, whose number {record.index} has label "
+                        f"{record.label} and digest {record.sample}, got label {label} and digest {sample}"
+                    )
+        return ~known
 
     def add(self, records: list[Record], index: Tensor, adversarial: Tensor) -> None:
         """The records of a batch, and of its broken samples index and adversarial examples."""
@@ -89,6 +97,12 @@ class Records:
         clean = sum(record.correct for record in known)
         robust = sum(record.correct and record.broken_by is None for record in known)
         return {"clean": f"{100 * clean / count:.1f}%", "robust": f"{100 * robust / count:.1f}%"}
+
+
+def digests(x: Tensor) -> list[str]:
+    """A hash of each sample's values, in float64."""
+    rows = x.detach().cpu().double().numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in rows]
 
 
 def _read(path: Path) -> Iterator[Record]:

@@ -21,7 +21,7 @@ from .._checks import check_bool, check_choice, check_int, check_real, describe
 from .._model_state import frozen
 from ..ops._arguments import Bounds, check_bounds, check_like
 from ._arguments import check_index, check_logits, check_model, check_samples, normalisation
-from ._records import Record, Records
+from ._records import Record, Records, digests
 from .apgd import apgd
 from .balls import BALLS
 from .result import AttackResult
@@ -106,12 +106,12 @@ def evaluate(
             second. (Two classes: without DLR, which is cross entropy there. Three: DLR without targets.)
         norm, eps, bounds, mean, std: as in `pgd`; one radius for all samples.
         seed: of all randomness; attack number i draws from generators with ``seed + i``.
-        output: a folder for ``settings.json``; ``results-<process>.jsonl``, one line for each sample (index, label,
-            correct, broken_by, norm of the perturbation); and ``adversarial-<index>.pt``, one for each batch, with a
-            dictionary of the broken samples' ``index [n]`` and ``adversarial [n, ...]`` for
-            `torch.load(..., weights_only=True)`.
+        output: a folder for ``settings.json``; ``results-<process>.jsonl``, one line for each sample (index, sample: a
+            digest of its values, label, correct, broken_by, norm of the perturbation); and
+            ``adversarial-<index>.pt``, one for each batch, with a dictionary of the broken samples' ``index [n]`` and
+            ``adversarial [n, ...]`` for `torch.load(..., weights_only=True)`.
         resume: go on with what the folder has; its settings must be these, functions going by their names. Batches and
-            processes may be others. Of the model its parameters are compared, of the samples their labels.
+            processes may be others. Of the model its parameters are compared, and the samples.
         progress: show a bar with the accuracy so far, in the first process.
 
     Raises:
@@ -162,7 +162,7 @@ def evaluate(
     with _gathered(records, ranks) as done, frozen(model), bar:
         for number, (x, y, index) in enumerate(chain([] if first is None else [first], batches)):
             asked.extend(index.tolist())
-            fresh = records.missing(index, y)
+            fresh = records.missing(x, y, index)
             if number % ranks == rank and fresh.any():
                 records.add(*cascade.run(x[fresh.to(x.device)], y[fresh.to(y.device)], index[fresh]))
             bar.update()
@@ -226,10 +226,10 @@ class _Cascade:
             adversarial[left[broken]] = found[broken].detach()
         norms = BALLS[self.options["norm"]].norm(adversarial.double() - x)
         names = (*self.attacks, None)
-        columns = (index, y, correct, broken_by, norms)
+        columns = (column.tolist() for column in (index, y, correct, broken_by, norms))
         records = [
-            Record(index, label, correct, names[broken], norm)
-            for index, label, correct, broken, norm in zip(*(column.tolist() for column in columns), strict=True)
+            Record(index, sample, label, correct, names[broken], norm)
+            for sample, index, label, correct, broken, norm in zip(digests(x), *columns, strict=True)
         ]
         rows = broken_by >= 0
         return records, index[rows], adversarial[rows]
