@@ -348,10 +348,11 @@ def test_works_in_every_mode(mode: Any) -> None:
 
 def test_a_model_of_inference_tensors_comes_back_as_it_was() -> None:
     with torch.inference_mode():
-        model = Classifier()
+        model = nn.Linear(6, 3)
         with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
             solve(model=model)
         assert all(parameter.requires_grad for parameter in model.parameters())
+        assert model.training
 
 
 def test_data_are_not_changed_and_may_be_numpy() -> None:
